@@ -1,0 +1,181 @@
+//! What a client asks of a queue, parsed and within its limits: the words between the parser, the lanes and the scripts.
+//! Plain data; nothing here decides or does anything.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// 1 to 128 bytes of `A-Z a-z 0-9 . _ : -`, checked when it is made.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName(Bytes);
+
+impl QueueName {
+    pub const MAX_LEN: usize = 128;
+
+    pub fn new(name: &[u8]) -> Option<Self> {
+        Self::is_valid(name).then(|| Self(Bytes::copy_from_slice(name)))
+    }
+
+    pub fn is_valid(name: &[u8]) -> bool {
+        (1..=Self::MAX_LEN).contains(&name.len())
+            && name
+                .iter()
+                .all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-'))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Never empty-handed: `new` let ASCII through only.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for QueueName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Served in this order; first in, first out within each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Priority {
+    Urgent,
+    High,
+    #[default]
+    Normal,
+    Low,
+}
+
+impl Priority {
+    pub const ALL: [Self; 4] = [Self::Urgent, Self::High, Self::Normal, Self::Low];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+
+    /// The last letter of a job's id, so that a job says its priority wherever its id stands.
+    pub fn letter(self) -> u8 {
+        self.name().as_bytes()[0]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    Delayed,
+    Leased,
+    Dead,
+}
+
+impl State {
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Delayed, Self::Leased, Self::Dead];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Delayed => "delayed",
+            Self::Leased => "leased",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// When a pushed job is first ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    #[default]
+    Now,
+    /// `DELAY`: so many milliseconds after its push, by Redis's clock.
+    After(u64),
+    /// `AT`: at that Unix time in milliseconds.
+    At(u64),
+}
+
+/// What a push says of its jobs. `None`: what the queue's settings say when it matters, not when the job was pushed.
+/// All times are milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobOptions {
+    pub priority: Priority,
+    pub start: Start,
+    pub ttl: Option<u64>,
+    pub retries: Option<u32>,
+    pub backoff: Option<u64>,
+    pub max_backoff: Option<u64>,
+    pub lease: Option<u64>,
+}
+
+/// `QPUSH` (one payload) and `QMPUSH` (many, all or nothing).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    pub payloads: Vec<Bytes>,
+    pub options: JobOptions,
+}
+
+/// One queue's part of a `QPOP` or `QMPOP`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pop {
+    /// At least 1.
+    pub count: u32,
+    /// Milliseconds; `None`: the job's, else the queue's.
+    pub lease: Option<u64>,
+    pub noack: bool,
+}
+
+/// A job as named by a client: by its id alone, or by a receipt, which names one delivery of it too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The id within its partition, as the scripts know it.
+    pub job: Bytes,
+    pub delivery: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nack {
+    pub claims: Vec<Claim>,
+    /// Milliseconds until it is ready again; `None`: its backoff.
+    pub delay: Option<u64>,
+    /// What the worker said of the failure.
+    pub error: Option<Bytes>,
+    /// No more deliveries.
+    pub dead: bool,
+}
+
+/// A job that was popped and never reached its client's socket: it goes back to the front, and the delivery does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Return {
+    pub job: Bytes,
+    pub delivery: u32,
+    /// What the pop gave out of a `NOACK` job, which Redis holds no longer: its payload and its meta record.
+    pub taken: Option<(Bytes, Option<Bytes>)>,
+}
+
+/// One request of a batch, in the order of its arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Push(Push),
+    Ack(Vec<Claim>),
+    Nack(Nack),
+    Extend { claims: Vec<Claim>, lease: u64 },
+    Return(Vec<Return>),
+    Pop(Pop),
+}
