@@ -4,3 +4,5 @@
 
 pub mod queue;
 pub mod resp;
+pub mod stream;
+pub mod upstream;
