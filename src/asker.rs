@@ -1,0 +1,17 @@
+//! Who asked: where a reply belongs, however long it takes and whatever way it comes.
+
+use crate::client::replies::Ticket;
+
+/// A client of this worker. A key is never given twice, so one that is kept too long finds nobody rather than a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientKey {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// One request of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asker {
+    pub client: ClientKey,
+    pub ticket: Ticket,
+}

@@ -1,0 +1,360 @@
+//! One worker's line to one partition: what waits to be sent, what is on its way, who waits for a job.
+//!
+//! ```text
+//!  requests ─▶ waiting ─▶ one script call ─▶ in flight ─▶ outcomes ─▶ replies
+//!                 ▲       (all that can go)   (one)                      │
+//!                 └───────── parked pops, when there may be a job ◀──────┘
+//! ```
+//! With nothing in flight a lane sends at once; else it gathers until the reply is here. There is no timer in it.
+//! Each call carries the worker's next sequence number, so that Redis applies it once however often it is sent.
+//! Decides only: no I/O, no clock.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::operation::{Claim, Operation, QueueName, State};
+use super::waiting::{Parked, Pops};
+use crate::asker::{Asker, ClientKey};
+use crate::script::Keys;
+
+/// A lane's place among its worker's lanes.
+pub type LaneKey = u32;
+
+/// Jobs that one call pushes, settles and pops, at most; larger gains nothing (benches/README.md, "batch size"),
+/// and a script of so many holds Redis for about a millisecond. A single request may have more: a `QMPUSH` is all or nothing.
+const BATCH_JOBS: usize = 512;
+/// Payload bytes of one call, at most, unless a single request has more.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// A script call that stands for itself, not gathered with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Single {
+    Len,
+    Stats,
+    Peek { state: State, count: u64, offset: u64 },
+    Job { claim: Claim },
+    Delete { claims: Vec<Claim> },
+    /// `removed`: by the calls before this one; a large queue takes several.
+    Purge { state: Option<State>, removed: u64 },
+}
+
+/// What waits in a lane.
+#[derive(Debug)]
+pub enum Work {
+    Operation(Operation),
+    /// Whatever the asker's [`super::waiting::PopRequest`] still wants.
+    Pop,
+    Single(Single),
+}
+
+#[derive(Debug)]
+pub struct Entry {
+    pub work: Work,
+    pub to: To,
+    pub since: Instant,
+    /// The client has sent this before it had the reply to its last request, so their order matters.
+    pub pipelined: bool,
+}
+
+/// Who waits for an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    Asker(Asker),
+    /// `QMPUSH`: an array of ids.
+    ManyIds(Asker),
+    /// A pop: what it found decides what happens next.
+    Pop(Asker),
+    /// Nobody: jobs that go back.
+    Nobody,
+}
+
+impl To {
+    fn client(self) -> Option<ClientKey> {
+        match self {
+            Self::Asker(asker) | Self::ManyIds(asker) | Self::Pop(asker) => Some(asker.client),
+            Self::Nobody => None,
+        }
+    }
+}
+
+/// The call that has been sent, and who waits for which of its outcomes.
+#[derive(Debug)]
+pub struct Flight {
+    pub sequence: u64,
+    pub kind: FlightKind,
+    /// Those that waited too long have been answered and are `Nobody` since.
+    pub to: Vec<(To, Instant)>,
+}
+
+#[derive(Debug)]
+pub enum FlightKind {
+    Batch,
+    Single(Single),
+}
+
+/// What a lane sends next.
+#[derive(Debug)]
+pub enum Call {
+    Batch {
+        operations: Vec<Operation>,
+        /// This lane will have pops that wait: if nothing is left, Redis should know that they do.
+        waits: bool,
+    },
+    Single(Single),
+}
+
+#[derive(Debug)]
+pub struct Lane {
+    pub queue: QueueName,
+    pub keys: Keys,
+    pub waiting: VecDeque<Entry>,
+    pub flight: Option<Flight>,
+    pub parked: Parked,
+    /// How many parked pops may find a job now.
+    pub hopeful: usize,
+    /// Redis knows that this worker waits here, since a call that found nothing; whoever pushes will wake it.
+    pub registered: bool,
+    /// Redis woke this worker. If it has nobody to serve any more, the next one must be woken: so a call goes out anyway.
+    pub woken: bool,
+    /// When the next job here is due, as far as the last reply knew.
+    pub due: Option<Instant>,
+    /// It stands in its worker's list of lanes that may have something to send.
+    pub listed: bool,
+    /// Pipelined requests in `waiting`.
+    pipelined: usize,
+}
+
+impl Lane {
+    pub fn new(queue: QueueName, keys: Keys) -> Self {
+        Self {
+            queue,
+            keys,
+            waiting: VecDeque::new(),
+            flight: None,
+            parked: Parked::default(),
+            hopeful: 0,
+            registered: false,
+            woken: false,
+            due: None,
+            listed: false,
+            pipelined: 0,
+        }
+    }
+
+    pub fn push(&mut self, entry: Entry) {
+        self.pipelined += usize::from(entry.pipelined);
+        self.waiting.push_back(entry);
+    }
+
+    /// To the front: it has waited already.
+    pub fn push_front(&mut self, entry: Entry) {
+        self.pipelined += usize::from(entry.pipelined);
+        self.waiting.push_front(entry);
+    }
+
+    /// Nothing to do, nobody waits: it can be forgotten.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.flight.is_none() && self.parked.live() == 0 && !self.woken
+    }
+
+    /// Takes out of `waiting` what `leaves` says of.
+    pub fn take_waiting(&mut self, leaves: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        let mut gone = Vec::new();
+        let mut stay = VecDeque::new();
+        for entry in self.waiting.drain(..) {
+            match leaves(&entry) {
+                true => gone.push(entry),
+                false => stay.push_back(entry),
+            }
+        }
+        self.replace_waiting(stay);
+        gone
+    }
+
+    /// The next call, if there is something to send and nothing in flight. From then on it is in flight.
+    pub fn next_call(&mut self, pops: &mut Pops, next_sequence: &mut u64) -> Option<Call> {
+        if self.flight.is_some() {
+            return None;
+        }
+        // A parked pop of which Redis knows nothing would sleep beside a ready job.
+        if self.parked.live() > 0 && !self.registered {
+            self.hopeful = self.hopeful.max(1);
+        }
+        let hopeful = self.hopeful.min(self.parked.live());
+        if self.waiting.is_empty() && hopeful == 0 && !self.woken {
+            return None;
+        }
+        *next_sequence += 1;
+        let sequence = *next_sequence;
+        if let Some(Entry {
+            work: Work::Single(single),
+            to,
+            since,
+            pipelined,
+        }) = self.waiting.pop_front_if(|entry| matches!(entry.work, Work::Single(_)))
+        {
+            self.pipelined -= usize::from(pipelined);
+            self.flight = Some(Flight {
+                sequence,
+                kind: FlightKind::Single(single.clone()),
+                to: vec![(to, since)],
+            });
+            return Some(Call::Single(single));
+        }
+        self.woken = false;
+        let batch = self.gather(pops);
+        self.flight = Some(Flight {
+            sequence,
+            kind: FlightKind::Batch,
+            to: batch.to,
+        });
+        Some(Call::Batch {
+            operations: batch.operations,
+            waits: batch.waits || self.parked.live() > 0,
+        })
+    }
+
+    // Gathering a batch:
+    //   1. What waits is taken in the order of its arrival, until the batch is full.
+    //   2. The script runs pushes first, then what settles jobs, then pops. That is a legal order for requests of
+    //      different clients, which nobody has ordered. For one client's pipeline it is legal while the phases rise:
+    //      a request that would overtake an earlier one of its client stays for the next batch, and so does all that
+    //      this client has sent behind it.
+    //   3. Parked pops come before the others: they have waited longest. There are as many of them as there may be jobs.
+    fn gather(&mut self, pops: &mut Pops) -> Batch {
+        let mut batch = Batch::default();
+        let mut stay = VecDeque::new();
+        let mut order = (self.pipelined > 0).then(PhaseOrder::default);
+        let mut pushed = 0;
+        let mut popping = Vec::new();
+        while let Some(entry) = self.waiting.pop_front() {
+            if batch.is_full() {
+                stay.push_back(entry);
+                break;
+            }
+            let phase = Phase::of(&entry.work);
+            if let (Some(order), Some(client)) = (&mut order, entry.to.client())
+                && !order.admits(client, phase)
+            {
+                stay.push_back(entry);
+                continue;
+            }
+            match entry.work {
+                Work::Operation(operation) => {
+                    pushed += readied(&operation);
+                    batch.weigh(&operation);
+                    batch.add(operation, entry.to, entry.since);
+                }
+                Work::Pop => popping.push((entry.to, entry.since)),
+                Work::Single(_) => stay.push_back(entry), // its phase admits nothing: see `Phase::Alone`
+            }
+        }
+        stay.append(&mut self.waiting);
+        self.replace_waiting(stay);
+
+        let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(BATCH_JOBS);
+        self.hopeful = 0;
+        for _ in 0..hopeful {
+            let Some(asker) = self.parked.pop_oldest(pops) else { break };
+            if let Some(request) = pops.get_mut(&asker) {
+                request.parked = false;
+            }
+            batch.add_pop(To::Pop(asker), pops);
+        }
+        for (to, _) in popping {
+            batch.add_pop(to, pops);
+        }
+        batch
+    }
+
+    fn replace_waiting(&mut self, waiting: VecDeque<Entry>) {
+        self.pipelined = waiting.iter().filter(|entry| entry.pipelined).count();
+        self.waiting = waiting;
+    }
+}
+
+/// How many jobs this makes ready, at most, for those who wait.
+fn readied(operation: &Operation) -> usize {
+    match operation {
+        Operation::Push(push) => push.payloads.len(),
+        Operation::Return(returns) => returns.len(),
+        Operation::Nack(nack) => nack.claims.len(),
+        Operation::Ack(_) | Operation::Extend { .. } | Operation::Pop(_) => 0,
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    operations: Vec<Operation>,
+    to: Vec<(To, Instant)>,
+    jobs: usize,
+    bytes: usize,
+    waits: bool,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.jobs >= BATCH_JOBS || self.bytes >= BATCH_BYTES
+    }
+
+    fn weigh(&mut self, operation: &Operation) {
+        let (jobs, bytes) = match operation {
+            Operation::Push(push) => (push.payloads.len(), push.payloads.iter().map(|payload| payload.len()).sum()),
+            Operation::Ack(claims) | Operation::Extend { claims, .. } => (claims.len(), 0),
+            Operation::Nack(nack) => (nack.claims.len(), 0),
+            Operation::Return(returns) => (returns.len(), 0),
+            Operation::Pop(pop) => (pop.count as usize, 0),
+        };
+        self.jobs += jobs;
+        self.bytes += bytes;
+    }
+
+    fn add(&mut self, operation: Operation, to: To, since: Instant) {
+        self.operations.push(operation);
+        self.to.push((to, since));
+    }
+
+    /// A pop that is gone by now, because its client is, asks for nothing.
+    fn add_pop(&mut self, to: To, pops: &Pops) {
+        let To::Pop(asker) = to else { return };
+        let Some(request) = pops.get(&asker) else { return };
+        let mut pop = request.pop;
+        pop.count = pop.count.min(BATCH_JOBS as u32);
+        self.waits |= request.may_park();
+        self.add(Operation::Pop(pop), to, request.since);
+    }
+}
+
+/// The order in which the batch script runs what it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Push,
+    Settle,
+    Pop,
+    /// In no batch at all, nor anything that its client sends behind it.
+    Alone,
+}
+
+impl Phase {
+    fn of(work: &Work) -> Self {
+        match work {
+            Work::Operation(Operation::Push(_)) => Self::Push,
+            Work::Operation(Operation::Pop(_)) | Work::Pop => Self::Pop,
+            Work::Operation(_) => Self::Settle,
+            Work::Single(_) => Self::Alone,
+        }
+    }
+}
+
+/// How far each client's requests have come in the batch being gathered.
+#[derive(Default)]
+struct PhaseOrder(HashMap<ClientKey, Phase, ahash::RandomState>);
+
+impl PhaseOrder {
+    fn admits(&mut self, client: ClientKey, phase: Phase) -> bool {
+        let reached = self.0.entry(client).or_insert(Phase::Push);
+        let admitted = phase >= *reached && phase != Phase::Alone;
+        *reached = if admitted { phase } else { Phase::Alone };
+        admitted
+    }
+}

@@ -1,0 +1,465 @@
+//! Queue commands as they were sent → what they ask. Pure.
+//!
+//! Parsing is strict: an unknown option, an option given twice, one without its value or out of range is an error that
+//! names it, and nothing has happened yet when it is found.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::id;
+use super::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State};
+use crate::resp::Request;
+use crate::resp::scanner::parse_integer;
+
+/// The longest time that a command takes, in milliseconds: a hundred years. Dates stay exact in a sorted set's score.
+pub const MAX_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
+/// `RETRIES` at most.
+pub const MAX_RETRIES: u64 = 1_000_000;
+/// Jobs of one pop, and jobs shown by one look, at most.
+pub const MAX_COUNT: u64 = 1_000_000;
+/// What `QPEEK` shows unless told.
+const PEEK_COUNT: u64 = 10;
+/// `QNACK … ERROR` keeps so many bytes at most.
+const MAX_ERROR: usize = 1024;
+
+/// An error line without its `-`: a code, then a sentence.
+pub type Refusal = String;
+
+/// What one command asks of the queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// `many`: the reply is an array (`QMPUSH`).
+    Push { queue: QueueName, push: Push, many: bool },
+    Pop(PopAsk),
+    /// `QACK`, `QNACK`, `QEXTEND`: the reply is how many.
+    Settle { queue: QueueName, operation: Operation },
+    Len { queue: QueueName },
+    Stats { queue: QueueName },
+    Peek { queue: QueueName, state: State, count: u64, offset: u64 },
+    /// `None`: not a job of this queue.
+    Job { queue: QueueName, claim: Option<Claim> },
+    Delete { queue: QueueName, claims: Vec<Claim> },
+    /// `None`: whatever their state.
+    Purge { queue: QueueName, state: Option<State> },
+}
+
+/// `QPOP` and `QMPOP`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PopAsk {
+    /// The first one that has work is served.
+    pub queues: SmallVec<[QueueName; 1]>,
+    pub pop: Pop,
+    /// `COUNT` was given: the reply is an array of jobs.
+    pub many: bool,
+    pub block: Option<Block>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    Forever,
+    Ms(u64),
+}
+
+/// The queue commands that this version serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Push,
+    PushMany,
+    Pop,
+    PopAny,
+    Ack,
+    Nack,
+    Extend,
+    Len,
+    Stats,
+    Peek,
+    Job,
+    Delete,
+    Purge,
+}
+
+/// What `request`, whose arity has been checked, asks. `max_payload`: bytes.
+pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask, Refusal> {
+    let mut words = Words::new(request);
+    match verb {
+        Verb::Push => push(&mut words, max_payload),
+        Verb::PushMany => push_many(&mut words, max_payload),
+        Verb::Pop => pop(&mut words),
+        Verb::PopAny => pop_any(&mut words),
+        Verb::Ack => ack(&mut words),
+        Verb::Nack => nack(&mut words),
+        Verb::Extend => extend(&mut words),
+        Verb::Len => words.only_queue().map(|queue| Ask::Len { queue }),
+        Verb::Stats => words.only_queue().map(|queue| Ask::Stats { queue }),
+        Verb::Peek => peek(&mut words),
+        Verb::Job => job(&mut words),
+        Verb::Delete => delete(&mut words),
+        Verb::Purge => purge(&mut words),
+    }
+}
+
+fn push(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let payload = words.payload(max_payload)?;
+    let options = job_options(words)?;
+    let push = Push {
+        payloads: vec![payload],
+        options,
+    };
+    Ok(Ask::Push { queue, push, many: false })
+}
+
+fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let count = words.number("numjobs", 1, MAX_COUNT)?;
+    if count > words.left() as u64 {
+        return Err(format!("ERR numjobs is {count}, but {} payloads follow", words.left()));
+    }
+    let payloads = (0..count)
+        .map(|_| words.payload(max_payload))
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = job_options(words)?;
+    let push = Push { payloads, options };
+    Ok(Ask::Push { queue, push, many: true })
+}
+
+fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
+    let mut options = JobOptions::default();
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        match option.as_str() {
+            "PRIORITY" => {
+                seen.once(&option)?;
+                let name = words.value(&option)?;
+                options.priority = Priority::ALL
+                    .into_iter()
+                    .find(|priority| name.eq_ignore_ascii_case(priority.name().as_bytes()))
+                    .ok_or_else(|| {
+                        let name = shown(name);
+                        format!("ERR PRIORITY is '{name}', it must be urgent, high, normal or low")
+                    })?;
+            }
+            "DELAY" | "AT" => {
+                seen.once("DELAY or AT")?;
+                let ms = words.number(&option, 0, MAX_MS)?;
+                options.start = match (option.as_str(), ms) {
+                    (_, 0) => Start::Now,
+                    ("DELAY", ms) => Start::After(ms),
+                    (_, ms) => Start::At(ms),
+                };
+            }
+            "TTL" => options.ttl = Some(seen.ms(words, &option, 1)?),
+            "RETRIES" => {
+                seen.once(&option)?;
+                options.retries = Some(words.number(&option, 1, MAX_RETRIES)? as u32);
+            }
+            "BACKOFF" => options.backoff = Some(seen.ms(words, &option, 0)?),
+            "MAXBACKOFF" => options.max_backoff = Some(seen.ms(words, &option, 0)?),
+            "LEASE" => options.lease = Some(seen.ms(words, &option, 1)?),
+            "UNIQUE" | "FOR" | "GROUP" | "META" => return Err(not_yet(&option)),
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    if options.max_backoff.is_some() && options.backoff.is_none() {
+        return Err("ERR MAXBACKOFF needs BACKOFF".into());
+    }
+    Ok(options)
+}
+
+fn pop(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    pop_options(words, SmallVec::from_elem(queue, 1))
+}
+
+fn pop_any(words: &mut Words) -> Result<Ask, Refusal> {
+    let count = words.number("numqueues", 1, MAX_COUNT)?;
+    if count > words.left() as u64 {
+        return Err(format!("ERR numqueues is {count}, but {} names follow", words.left()));
+    }
+    let mut queues = SmallVec::new();
+    for _ in 0..count {
+        let queue = words.queue()?;
+        // Named twice is asked once: its first place in the order decides.
+        if !queues.contains(&queue) {
+            queues.push(queue);
+        }
+    }
+    pop_options(words, queues)
+}
+
+fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<Ask, Refusal> {
+    let (mut count, mut block, mut lease, mut noack) = (None, None, None, false);
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        match option.as_str() {
+            "COUNT" => {
+                seen.once(&option)?;
+                count = Some(words.number(&option, 1, MAX_COUNT)? as u32);
+            }
+            "BLOCK" => {
+                block = Some(match seen.ms(words, &option, 0)? {
+                    0 => Block::Forever,
+                    ms => Block::Ms(ms),
+                });
+            }
+            "LEASE" => lease = Some(seen.ms(words, &option, 1)?),
+            "NOACK" => {
+                seen.once(&option)?;
+                noack = true;
+            }
+            "BOUND" | "WITHMETA" => return Err(not_yet(&option)),
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    if noack && lease.is_some() {
+        return Err("ERR NOACK and LEASE exclude each other: a job popped with NOACK has no lease".into());
+    }
+    Ok(Ask::Pop(PopAsk {
+        queues,
+        pop: Pop {
+            count: count.unwrap_or(1),
+            lease,
+            noack,
+        },
+        many: count.is_some(),
+        block,
+    }))
+}
+
+fn ack(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let claims = words.claims(&queue, &["RESULT", "TTL"])?;
+    if let Some(option) = words.option() {
+        return Err(match option.as_str() {
+            "RESULT" => not_yet(&option),
+            "TTL" => "ERR TTL needs RESULT".into(),
+            _ => words.unknown(&option),
+        });
+    }
+    let operation = Operation::Ack(claims);
+    Ok(Ask::Settle { queue, operation })
+}
+
+fn nack(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let claims = words.claims(&queue, &["DELAY", "ERROR", "DEAD"])?;
+    let mut nack = Nack {
+        claims,
+        delay: None,
+        error: None,
+        dead: false,
+    };
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        match option.as_str() {
+            "DELAY" => nack.delay = Some(seen.ms(words, &option, 0)?),
+            "ERROR" => {
+                seen.once(&option)?;
+                let text = words.value(&option)?;
+                nack.error = Some(Bytes::copy_from_slice(&text[..text.len().min(MAX_ERROR)]));
+            }
+            "DEAD" => {
+                seen.once(&option)?;
+                nack.dead = true;
+            }
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    let operation = Operation::Nack(nack);
+    Ok(Ask::Settle { queue, operation })
+}
+
+fn extend(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let lease = words.number("ms", 1, MAX_MS)?;
+    let claims = words.claims(&queue, &[])?;
+    let operation = Operation::Extend { claims, lease };
+    Ok(Ask::Settle { queue, operation })
+}
+
+fn peek(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let (mut state, mut count, mut offset) = (State::Ready, PEEK_COUNT, 0);
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        seen.once(&option)?;
+        match option.as_str() {
+            "STATE" => state = words.state()?,
+            "COUNT" => count = words.number(&option, 1, MAX_COUNT)?,
+            "OFFSET" => offset = words.number(&option, 0, u32::MAX.into())?,
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    Ok(Ask::Peek { queue, state, count, offset })
+}
+
+fn job(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let claim = words.next().and_then(|name| id::claim(&queue, name));
+    words.nothing_more()?;
+    Ok(Ask::Job { queue, claim })
+}
+
+fn delete(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let claims = words.claims(&queue, &[])?;
+    Ok(Ask::Delete { queue, claims })
+}
+
+fn purge(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let mut state = None;
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        seen.once(&option)?;
+        match option.as_str() {
+            "STATE" => state = Some(words.state()?),
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    Ok(Ask::Purge { queue, state })
+}
+
+/// The arguments, read from left to right.
+struct Words<'a> {
+    request: Request<'a>,
+    next: usize,
+}
+
+impl<'a> Words<'a> {
+    fn new(request: Request<'a>) -> Self {
+        Self { request, next: 1 }
+    }
+
+    fn left(&self) -> usize {
+        self.request.len() - self.next
+    }
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let word = (self.left() > 0).then(|| self.request.arg(self.next))?;
+        self.next += 1;
+        Some(word)
+    }
+
+    /// The next positional argument. Arity lets too few through only where options stand in their places.
+    fn required(&mut self) -> Result<&'a [u8], Refusal> {
+        let name = self.request.name().to_ascii_lowercase();
+        self.next()
+            .ok_or_else(|| format!("ERR wrong number of arguments for '{}' command", shown(&name)))
+    }
+
+    fn queue(&mut self) -> Result<QueueName, Refusal> {
+        let name = self.required()?;
+        QueueName::new(name).ok_or_else(|| match name.len() > QueueName::MAX_LEN {
+            true => format!(
+                "ERR queue name of {} bytes, it must have 1 to {}",
+                name.len(),
+                QueueName::MAX_LEN
+            ),
+            false => format!(
+                "ERR queue name '{}' must be 1 to {} of A-Z a-z 0-9 . _ : -",
+                shown(name),
+                QueueName::MAX_LEN
+            ),
+        })
+    }
+
+    fn only_queue(&mut self) -> Result<QueueName, Refusal> {
+        let queue = self.queue()?;
+        self.nothing_more()?;
+        Ok(queue)
+    }
+
+    fn nothing_more(&mut self) -> Result<(), Refusal> {
+        match self.option() {
+            None => Ok(()),
+            Some(option) => Err(self.unknown(&option)),
+        }
+    }
+
+    fn payload(&mut self, max: usize) -> Result<Bytes, Refusal> {
+        let payload = self.required()?;
+        match payload.len() > max {
+            true => Err(format!(
+                "ERR payload of {} bytes is larger than max_payload, {max} bytes",
+                payload.len()
+            )),
+            false => Ok(Bytes::copy_from_slice(payload)),
+        }
+    }
+
+    /// All words up to one of `options`, as names of jobs: at least one. What names no job of this queue is left out:
+    /// it cannot be counted.
+    fn claims(&mut self, queue: &QueueName, options: &[&str]) -> Result<Vec<Claim>, Refusal> {
+        let mut claims = Vec::with_capacity(1);
+        claims.extend(id::claim(queue, self.required()?));
+        while self.left() > 0 {
+            let word = self.request.arg(self.next);
+            if options.iter().any(|option| word.eq_ignore_ascii_case(option.as_bytes())) {
+                break;
+            }
+            self.next += 1;
+            claims.extend(id::claim(queue, word));
+        }
+        Ok(claims)
+    }
+
+    /// The next word as an option's name, in upper case.
+    fn option(&mut self) -> Option<String> {
+        self.next().map(|word| shown(&word.to_ascii_uppercase()))
+    }
+
+    fn value(&mut self, option: &str) -> Result<&'a [u8], Refusal> {
+        self.next().ok_or_else(|| format!("ERR {option} needs a value"))
+    }
+
+    fn number(&mut self, what: &str, min: u64, max: u64) -> Result<u64, Refusal> {
+        let word = self.value(what)?;
+        parse_integer(word)
+            .and_then(|number| u64::try_from(number).ok())
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| format!("ERR {what} is '{}', it must be an integer from {min} to {max}", shown(word)))
+    }
+
+    fn state(&mut self) -> Result<State, Refusal> {
+        let name = self.value("STATE")?;
+        State::ALL
+            .into_iter()
+            .find(|state| name.eq_ignore_ascii_case(state.name().as_bytes()))
+            .ok_or_else(|| format!("ERR STATE is '{}', it must be ready, delayed, leased or dead", shown(name)))
+    }
+
+    fn unknown(&self, option: &str) -> Refusal {
+        let command = shown(&self.request.name().to_ascii_lowercase());
+        format!("ERR unknown option '{option}' for '{command}'")
+    }
+}
+
+/// Which options a command has had.
+#[derive(Default)]
+struct Seen(SmallVec<[String; 4]>);
+
+impl Seen {
+    fn once(&mut self, option: &str) -> Result<(), Refusal> {
+        if self.0.iter().any(|seen| seen == option) {
+            return Err(format!("ERR {option} was given twice"));
+        }
+        self.0.push(option.to_owned());
+        Ok(())
+    }
+
+    fn ms(&mut self, words: &mut Words, option: &str, min: u64) -> Result<u64, Refusal> {
+        self.once(option)?;
+        words.number(option, min, MAX_MS)
+    }
+}
+
+fn not_yet(option: &str) -> Refusal {
+    format!("ERR option '{option}' is not yet supported")
+}
+
+/// A client's bytes in an error line: text, and no more of it than names the fault.
+fn shown(bytes: &[u8]) -> String {
+    const MAX: usize = 128;
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX)]).into_owned()
+}
