@@ -2,7 +2,9 @@
 //!
 //! The modules, in the order in which a request meets them.
 
+pub mod config;
 pub mod queue;
 pub mod resp;
+pub mod secret;
 pub mod stream;
 pub mod upstream;
