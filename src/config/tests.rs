@@ -154,7 +154,7 @@ fn an_error_names_the_file_the_line_the_key_and_what_was_expected() {
         ),
         (
             "[[auth.users]]\nname = \"a\"",
-            "proxy.toml:1: auth.users[0]: missing key `password_sha256`",
+            "proxy.toml:1: auth.users: missing key `password_sha256`",
         ),
         (
             "[[auth.users]]\nname = \"a\"\npassword_sha256 = \"00\"",
