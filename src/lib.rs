@@ -2,7 +2,11 @@
 //!
 //! The modules, in the order in which a request meets them.
 
+pub mod cli;
+pub mod config;
+pub mod log;
 pub mod queue;
 pub mod resp;
+pub mod secret;
 pub mod stream;
 pub mod upstream;

@@ -1,0 +1,358 @@
+//! From the file's mirror to `Config`: every value in its range, nothing asked for that is not built yet, everything
+//! that depends on the machine or on another file resolved. The first fault found is the one reported.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::file::{self, File, Mode, ReadFrom};
+use super::layers::{ConfigError, Layers};
+use super::pattern::Patterns;
+use super::units::{Count, Period, Size};
+use super::{Config, Credentials, Embedded, Limits, Listen, Log, Source, Upstream, User, machine};
+use crate::queue::operation::QueueName;
+use crate::secret::Secret;
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// Ten years: beyond it a date in milliseconds still has room to spare in a Lua number.
+const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
+
+pub fn config(layers: &Layers) -> Result<Config> {
+    let file = &layers.merged;
+    refuse_what_comes_later(layers, file)?;
+    Ok(Config {
+        listen: listen(layers, &file.listen)?,
+        upstream: upstream(layers, &file.upstream)?,
+        queues: queues(layers, file)?,
+        limits: limits(layers, &file.limits)?,
+        admin: file.admin.address.0,
+        users: users(layers, &file.auth)?,
+        log: Log {
+            level: file.log.level.into(),
+            format: file.log.format,
+        },
+        prefix: prefix(layers, &file.keys)?,
+    })
+}
+
+/// The keys whose parts are not built yet, and whether they ask for something.
+fn refuse_what_comes_later(layers: &Layers, file: &File) -> Result<()> {
+    let refuse = |key: &[&str]| Err(layers.refuse(key, "not yet supported, so only its default is accepted"));
+    let (upstream, plain) = (&file.upstream, file::Upstream::default());
+    if let Mode::Sentinel | Mode::Cluster = upstream.mode {
+        let problem = "this mode is not yet supported, expected `embedded` or `single`";
+        return Err(layers.refuse(&["upstream", "mode"], problem));
+    }
+    let later: [(&[&str], bool); 10] = [
+        (&["listen", "tls"], file.listen.tls.is_some()),
+        (&["upstream", "sentinels"], upstream.sentinels != plain.sentinels),
+        (&["upstream", "master"], upstream.master != plain.master),
+        (&["upstream", "sentinel_username"], upstream.sentinel_username.is_some()),
+        (&["upstream", "sentinel_password"], upstream.sentinel_password.is_some()),
+        (&["upstream", "seeds"], upstream.seeds != plain.seeds),
+        (&["upstream", "tls"], upstream.tls.is_some()),
+        (&["upstream", "read_from"], upstream.read_from != ReadFrom::Primary),
+        (&["upstream", "connections"], upstream.connections != plain.connections),
+        (&["admin", "token"], file.admin.token.is_some()),
+    ];
+    if let Some((key, _)) = later.iter().find(|(_, asked)| *asked) {
+        return refuse(key);
+    }
+    for (index, user) in file.auth.users.iter().enumerate() {
+        for (key, asked) in [("queues", user.queues.is_some()), ("commands", user.commands.is_some())] {
+            if asked {
+                return refuse(&["auth", "users", &format!("[{index}]"), key]);
+            }
+        }
+    }
+    for (pattern, queue) in &file.queues {
+        if let Some(key) = later_key_of_a_queue(queue) {
+            return refuse(&["queues", pattern, key]);
+        }
+    }
+    Ok(())
+}
+
+fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
+    fn asked<T: PartialEq>(value: &Option<T>, plain: &Option<T>) -> bool {
+        value.is_some() && value != plain
+    }
+    let plain = file::Queue::with_every_key();
+    let later = [
+        (
+            "partitions",
+            queue.partitions.is_some_and(|partitions| partitions.0 > 1),
+        ),
+        ("max_len", asked(&queue.max_len, &plain.max_len)),
+        ("max_wait", asked(&queue.max_wait, &plain.max_wait)),
+        ("result_ttl", asked(&queue.result_ttl, &plain.result_ttl)),
+        (
+            "group_concurrency",
+            asked(&queue.group_concurrency, &plain.group_concurrency),
+        ),
+        ("group_rate", asked(&queue.group_rate, &plain.group_rate)),
+        ("concurrency", asked(&queue.concurrency, &plain.concurrency)),
+        ("rate", asked(&queue.rate, &plain.rate)),
+        ("replicas", asked(&queue.replicas, &plain.replicas)),
+        ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
+        ("compress_over", asked(&queue.compress_over, &plain.compress_over)),
+    ];
+    later.iter().find(|(_, asked)| *asked).map(|(key, _)| *key)
+}
+
+fn listen(layers: &Layers, listen: &file::Listen) -> Result<Listen> {
+    if listen.address.0.is_empty() && listen.unix_socket.is_none() {
+        return Err(layers.refuse(
+            &["listen", "address"],
+            "expected an address, or else a unix_socket: nobody could connect",
+        ));
+    }
+    let workers = count(layers, &["listen", "workers"], listen.workers, 0..=256)?;
+    Ok(Listen {
+        addresses: listen.address.0.clone(),
+        unix_socket: listen.unix_socket.clone(),
+        workers: if workers == 0 { machine::cores() } else { workers },
+    })
+}
+
+fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
+    let key = |key| ["upstream", key];
+    let source = match upstream.mode {
+        Mode::Embedded => Source::Embedded(embedded(layers, &upstream.embedded)?),
+        _ => Source::Single(upstream.address.clone()),
+    };
+    let database = match source {
+        Source::Embedded(_) => 0..=15, // as many as a redis-server has unless told otherwise
+        Source::Single(_) => 0..=65_535,
+    };
+    Ok(Upstream {
+        credentials: if let Source::Embedded(_) = source {
+            None
+        } else {
+            credentials(layers, upstream)?
+        },
+        source,
+        database: u32::try_from(count(layers, &key("database"), upstream.database, database)?).unwrap_or_default(),
+        connect_timeout: period(
+            layers,
+            &key("connect_timeout"),
+            upstream.connect_timeout,
+            MILLISECOND..=HOUR,
+        )?,
+        response_timeout: period(
+            layers,
+            &key("response_timeout"),
+            upstream.response_timeout,
+            MILLISECOND..=HOUR,
+        )?,
+        failover_timeout: period(
+            layers,
+            &key("failover_timeout"),
+            upstream.failover_timeout,
+            Duration::ZERO..=DAY,
+        )?,
+        connections: count(layers, &key("connections"), upstream.connections, 1..=1)?,
+    })
+}
+
+fn embedded(layers: &Layers, embedded: &file::Embedded) -> Result<Embedded> {
+    if embedded.binary.is_empty() {
+        return Err(layers.refuse(
+            &["upstream", "embedded", "binary"],
+            "expected a name or a path, found nothing",
+        ));
+    }
+    if embedded.data_dir.as_os_str().is_empty() {
+        return Err(layers.refuse(
+            &["upstream", "embedded", "data_dir"],
+            "expected a directory, found nothing",
+        ));
+    }
+    Ok(Embedded {
+        binary: embedded.binary.clone(),
+        data_dir: embedded.data_dir.clone(),
+    })
+}
+
+fn credentials(layers: &Layers, upstream: &file::Upstream) -> Result<Option<Credentials>> {
+    let given = |text: &str| !text.is_empty();
+    let username = upstream.username.clone().filter(|name| given(name));
+    let written = upstream.password.clone().filter(|password| given(password.expose()));
+    let password = match (written, &upstream.password_file) {
+        (Some(_), Some(_)) => {
+            return Err(layers.refuse(
+                &["upstream", "password_file"],
+                "expected either this or password, found both",
+            ));
+        }
+        (password, None) => password,
+        (None, Some(path)) => {
+            let refuse = |problem: String| layers.refuse(&["upstream", "password_file"], problem);
+            let text = fs::read_to_string(path)
+                .map_err(|error| refuse(format!("expected a file that can be read: {}: {error}", path.display())))?;
+            let password = text
+                .strip_suffix('\n')
+                .map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+            if password.is_empty() {
+                return Err(refuse(format!(
+                    "expected a password in {}, found nothing",
+                    path.display()
+                )));
+            }
+            Some(Secret::new(password))
+        }
+    };
+    match (username, password) {
+        (username, Some(password)) => Ok(Some(Credentials { username, password })),
+        (Some(_), None) => Err(layers.refuse(
+            &["upstream", "username"],
+            "expected a password or password_file with it",
+        )),
+        (None, None) => Ok(None),
+    }
+}
+
+fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
+    for (pattern, queue) in &file.queues {
+        let wild = |byte: &u8| matches!(byte, b'*' | b'?');
+        let literal: Vec<u8> = pattern
+            .bytes()
+            .map(|byte| if wild(&byte) { b'x' } else { byte })
+            .collect();
+        if !QueueName::is_valid(&literal) {
+            let problem = "expected a pattern of 1 to 128 of `A-Z a-z 0-9 . _ : -` and the wildcards `*` and `?`";
+            return Err(layers.refuse(&["queues", pattern], problem));
+        }
+        let key = |key| ["queues", pattern, key];
+        let times = [
+            ("lease", queue.lease, MILLISECOND..=LONGEST),
+            ("backoff", queue.backoff, Duration::ZERO..=LONGEST),
+            ("max_backoff", queue.max_backoff, Duration::ZERO..=LONGEST),
+            ("dead_ttl", queue.dead_ttl, Duration::ZERO..=LONGEST),
+        ];
+        for (name, value, range) in times {
+            value
+                .map(|value| period(layers, &key(name), value, range))
+                .transpose()?;
+        }
+        let numbers = [("retries", queue.retries, 1), ("max_lapses", queue.max_lapses, 0)];
+        for (name, value, least) in numbers {
+            value
+                .map(|value| count(layers, &key(name), value, least..=1_000_000))
+                .transpose()?;
+        }
+        let dead = queue.dead_max_len;
+        dead.map(|value| count(layers, &key("dead_max_len"), value, 0..=1 << 40))
+            .transpose()?;
+    }
+    Ok(Patterns::new(file.queues.clone()))
+}
+
+fn limits(layers: &Layers, limits: &file::Limits) -> Result<Limits> {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    let key = |key| ["limits", key];
+    let memory = match limits.memory.0 {
+        0 => machine::memory() / 2,
+        _ => size(layers, &key("memory"), limits.memory, MIB..=1024 * GIB)?,
+    };
+    let idle_timeout = period(
+        layers,
+        &key("idle_timeout"),
+        limits.idle_timeout,
+        Duration::ZERO..=LONGEST,
+    )?;
+    Ok(Limits {
+        max_clients: count(layers, &key("max_clients"), limits.max_clients, 1..=1_000_000)?,
+        max_payload: size(layers, &key("max_payload"), limits.max_payload, 1..=512 * MIB)?, // Redis's own bound
+        max_arguments: count(layers, &key("max_arguments"), limits.max_arguments, 1..=1 << 20)?, // Redis's own bound
+        max_request: size(layers, &key("max_request"), limits.max_request, 16 * KIB..=64 * GIB)?,
+        client_output: size(layers, &key("client_output"), limits.client_output, KIB..=64 * GIB)?,
+        client_pipeline: count(layers, &key("client_pipeline"), limits.client_pipeline, 1..=1 << 20)?,
+        memory,
+        idle_timeout: Some(idle_timeout).filter(|time| !time.is_zero()),
+    })
+}
+
+fn users(layers: &Layers, auth: &file::Auth) -> Result<Vec<User>> {
+    let mut users: Vec<User> = Vec::with_capacity(auth.users.len());
+    for (index, user) in auth.users.iter().enumerate() {
+        let at = format!("[{index}]");
+        if user.name.is_empty()
+            || user
+                .name
+                .contains(|letter: char| letter.is_whitespace() || letter.is_control())
+        {
+            return Err(layers.refuse(&["auth", "users", &at, "name"], "expected a name without spaces"));
+        }
+        if users.iter().any(|other| other.name == user.name) {
+            return Err(layers.refuse(&["auth", "users", &at, "name"], "expected each name only once"));
+        }
+        let Some(password_sha256) = digest(user.password_sha256.expose()) else {
+            let problem = "expected 64 hexadecimal digits, as `sha256sum` prints them";
+            return Err(layers.refuse(&["auth", "users", &at, "password_sha256"], problem));
+        };
+        users.push(User {
+            name: user.name.clone(),
+            password_sha256,
+        });
+    }
+    Ok(users)
+}
+
+fn digest(hexadecimal: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = hexadecimal
+        .chars()
+        .map(|digit| digit.to_digit(16).map(|digit| digit as u8))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+        .collect();
+    (digits.len() == 64).then(|| bytes.try_into().ok()).flatten()
+}
+
+fn prefix(layers: &Layers, keys: &file::Keys) -> Result<String> {
+    // Within a queue's alphabet: no brace, which would move the hash tag.
+    if keys.prefix.len() > 32 || !QueueName::is_valid(keys.prefix.as_bytes()) {
+        return Err(layers.refuse(&["keys", "prefix"], "expected 1 to 32 of `A-Z a-z 0-9 . _ : -`"));
+    }
+    Ok(keys.prefix.clone())
+}
+
+// ---- ranges ---------------------------------------------------------------------------------------------------------
+
+fn count(layers: &Layers, key: &[&str], value: Count, range: RangeInclusive<u64>) -> Result<usize> {
+    within(layers, key, value.0, range, |count| count.to_string())
+}
+
+fn size(layers: &Layers, key: &[&str], value: Size, range: RangeInclusive<u64>) -> Result<usize> {
+    within(layers, key, value.0, range, |bytes| Size(bytes).to_string())
+}
+
+fn within(
+    layers: &Layers,
+    key: &[&str],
+    value: u64,
+    range: RangeInclusive<u64>,
+    written: fn(u64) -> String,
+) -> Result<usize> {
+    let fitting = Some(value).filter(|value| range.contains(value));
+    fitting.and_then(|value| usize::try_from(value).ok()).ok_or_else(|| {
+        let (least, most) = (written(*range.start()), written(*range.end()));
+        layers.refuse(key, format!("expected {least} to {most}, found {}", written(value)))
+    })
+}
+
+fn period(layers: &Layers, key: &[&str], value: Period, range: RangeInclusive<Duration>) -> Result<Duration> {
+    if range.contains(&value.0) {
+        return Ok(value.0);
+    }
+    let (least, most) = (Period(*range.start()), Period(*range.end()));
+    Err(layers.refuse(key, format!("expected {least} to {most}, found {value}")))
+}
