@@ -2,5 +2,9 @@
 //!
 //! The modules, in the order in which a request meets them.
 
+pub mod command;
 pub mod queue;
 pub mod resp;
+
+#[cfg(test)]
+mod oracle;
