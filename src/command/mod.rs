@@ -19,6 +19,6 @@ pub mod table;
 pub use answer::BadAnswer;
 pub use flags::Flags;
 pub use keys::Keys;
-pub use queue::QueueCommand;
+pub use queue::Verb;
 pub use route::{Local, Refused, Route};
 pub use table::{CommandId, Entry, Lookup, Table};

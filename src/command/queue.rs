@@ -9,11 +9,11 @@ use crate::resp::{Protocol, ReplyWriter};
 
 /// A queue command that this version serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum QueueCommand {
+pub enum Verb {
     Push,
-    MultiPush,
+    PushMany,
     Pop,
-    MultiPop,
+    PopAny,
     Ack,
     Nack,
     Extend,
@@ -21,13 +21,13 @@ pub enum QueueCommand {
     Stats,
     Peek,
     Job,
-    Del,
+    Delete,
     Purge,
 }
 
 /// What `COMMAND` and `COMMAND DOCS` say of a queue command.
 pub struct Spec {
-    pub command: QueueCommand,
+    pub verb: Verb,
     pub name: &'static str,
     /// As Redis counts: the name included; negative: at least so many.
     pub arity: i32,
@@ -67,7 +67,7 @@ pub const LATER: [&str; 11] = [
 
 pub const COMMANDS: [Spec; 13] = [
     Spec {
-        command: QueueCommand::Push,
+        verb: Verb::Push,
         name: "qpush",
         arity: -3,
         flags: PUSHES,
@@ -78,7 +78,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE],
     },
     Spec {
-        command: QueueCommand::MultiPush,
+        verb: Verb::PushMany,
         name: "qmpush",
         arity: -4,
         flags: PUSHES,
@@ -99,7 +99,7 @@ pub const COMMANDS: [Spec; 13] = [
         ],
     },
     Spec {
-        command: QueueCommand::Pop,
+        verb: Verb::Pop,
         name: "qpop",
         arity: -2,
         flags: POPS,
@@ -110,7 +110,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK],
     },
     Spec {
-        command: QueueCommand::MultiPop,
+        verb: Verb::PopAny,
         name: "qmpop",
         arity: -3,
         flags: POPS,
@@ -121,7 +121,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[integer("numqueues"), text("queue").many(), COUNT, BLOCK, LEASE, NOACK],
     },
     Spec {
-        command: QueueCommand::Ack,
+        verb: Verb::Ack,
         name: "qack",
         arity: -3,
         flags: WRITES_FAST,
@@ -132,7 +132,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, RECEIPTS],
     },
     Spec {
-        command: QueueCommand::Nack,
+        verb: Verb::Nack,
         name: "qnack",
         arity: -3,
         flags: WRITES_FAST,
@@ -149,7 +149,7 @@ pub const COMMANDS: [Spec; 13] = [
         ],
     },
     Spec {
-        command: QueueCommand::Extend,
+        verb: Verb::Extend,
         name: "qextend",
         arity: -4,
         flags: WRITES_FAST,
@@ -160,7 +160,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, integer("ms"), RECEIPTS],
     },
     Spec {
-        command: QueueCommand::Len,
+        verb: Verb::Len,
         name: "qlen",
         arity: 2,
         flags: READS_FAST,
@@ -171,7 +171,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE],
     },
     Spec {
-        command: QueueCommand::Stats,
+        verb: Verb::Stats,
         name: "qstats",
         arity: 2,
         flags: READS_FAST,
@@ -182,7 +182,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE],
     },
     Spec {
-        command: QueueCommand::Peek,
+        verb: Verb::Peek,
         name: "qpeek",
         arity: -2,
         flags: READS_SLOW,
@@ -193,7 +193,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, STATE, COUNT, integer("offset").after("OFFSET")],
     },
     Spec {
-        command: QueueCommand::Job,
+        verb: Verb::Job,
         name: "qjob",
         arity: 3,
         flags: READS_FAST,
@@ -204,7 +204,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, text("id")],
     },
     Spec {
-        command: QueueCommand::Del,
+        verb: Verb::Delete,
         name: "qdel",
         arity: -3,
         flags: WRITES_FAST,
@@ -215,7 +215,7 @@ pub const COMMANDS: [Spec; 13] = [
         arguments: &[QUEUE, text("id").many()],
     },
     Spec {
-        command: QueueCommand::Purge,
+        verb: Verb::Purge,
         name: "qpurge",
         arity: -2,
         flags: &["write"],

@@ -2,14 +2,14 @@
 //! that are not simply forwarded. What a route means for a single request is decided by [`crate::plan`].
 
 use super::flags::Flags;
-use super::queue::{self, QueueCommand};
+use super::queue::{self, Verb};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Forward,
     /// Forwarded, unless its options make it block: `XREAD`, `XREADGROUP`.
     ForwardUnlessItBlocks,
-    Queue(QueueCommand),
+    Queue(Verb),
     Local(Local),
     /// Answered here, or by Redis, or by both: it depends on what is asked for.
     Info,
@@ -135,5 +135,5 @@ pub(super) fn of_queue_command(name: &str) -> Route {
     queue::COMMANDS
         .iter()
         .find(|spec| spec.name == name)
-        .map_or(Route::Refuse(Refused::NotYet), |spec| Route::Queue(spec.command))
+        .map_or(Route::Refuse(Refused::NotYet), |spec| Route::Queue(spec.verb))
 }

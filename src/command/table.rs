@@ -95,6 +95,11 @@ impl Entry {
         matches!(self.route, Route::Queue(_) | Route::Refuse(Refused::NotYet))
     }
 
+    /// `COMMAND` names it.
+    pub fn is_listed(&self) -> bool {
+        self.listed != Listed::Nowhere
+    }
+
     /// The entry of `COMMAND` and `COMMAND INFO`.
     pub fn write(&self, reply: &mut ReplyWriter) {
         match reply.protocol() {
@@ -203,7 +208,7 @@ impl Table {
 
     /// What `COMMAND LIST` lists: subcommands too.
     pub fn listed(&self) -> impl Iterator<Item = &Entry> + Clone {
-        self.entries.iter().filter(|entry| entry.listed != Listed::Nowhere)
+        self.entries.iter().filter(|entry| entry.is_listed())
     }
 
     fn get(&self, name: &Name) -> Option<&Entry> {
