@@ -31,12 +31,13 @@ impl<'a> ReplyWriter<'a> {
     }
 
     /// `-text`, which begins with the error's code. Line breaks become spaces, as in Redis, so that no value that
-    /// a client sent can end the line early.
-    pub fn error(&mut self, text: &str) {
+    /// a client sent can end the line early; the value itself may be any bytes.
+    pub fn error(&mut self, text: impl AsRef<[u8]>) {
         self.out.put_u8(b'-');
         self.out.extend(
-            text.bytes()
-                .map(|byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }),
+            text.as_ref()
+                .iter()
+                .map(|&byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }),
         );
         self.out.put_slice(b"\r\n");
     }

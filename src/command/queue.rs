@@ -1,0 +1,387 @@
+//! The queue's own commands: one table for the parser's names, arities, `COMMAND`, `COMMAND DOCS` and the documentation.
+//! They enter the command table as a server's commands do, by an answer to `COMMAND` that is rendered here.
+//! They have no key specs: a queue's name is no key, and nothing may route one by it.
+//! What their options mean is read by [`crate::queue`].
+
+use bytes::BytesMut;
+
+use crate::resp::{Protocol, ReplyWriter};
+
+/// A queue command that this version serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Push,
+    PushMany,
+    Pop,
+    PopAny,
+    Ack,
+    Nack,
+    Extend,
+    Len,
+    Stats,
+    Peek,
+    Job,
+    Delete,
+    Purge,
+}
+
+/// What `COMMAND` and `COMMAND DOCS` say of a queue command.
+pub struct Spec {
+    pub verb: Verb,
+    pub name: &'static str,
+    /// As Redis counts: the name included; negative: at least so many.
+    pub arity: i32,
+    pub flags: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub since: &'static str,
+    pub summary: &'static str,
+    pub complexity: &'static str,
+    pub arguments: &'static [Argument],
+}
+
+/// One argument in the tree that `COMMAND DOCS` describes, for completion and hints.
+pub struct Argument {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The word that announces it; empty: none.
+    pub token: &'static str,
+    pub optional: bool,
+    pub multiple: bool,
+}
+
+pub enum Kind {
+    Text,
+    Integer,
+    UnixTime,
+    /// Just its token.
+    Token,
+    OneOf(&'static [Argument]),
+    /// All of these, in this order.
+    Block(&'static [Argument]),
+}
+
+/// In the contract, and not served yet. They are answered here, as Redis does not know them either.
+pub const LATER: [&str; 11] = [
+    "qresult", "qexplain", "qdrop", "qredrive", "qpromote", "qscan", "qpause", "qresume", "qconfig", "qcheck", "qcron",
+];
+
+pub const COMMANDS: [Spec; 13] = [
+    Spec {
+        verb: Verb::Push,
+        name: "qpush",
+        arity: -3,
+        flags: PUSHES,
+        categories: WRITES,
+        since: FIRST,
+        summary: "Pushes a job to a queue and returns its id.",
+        complexity: "O(1)",
+        arguments: &[QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE],
+    },
+    Spec {
+        verb: Verb::PushMany,
+        name: "qmpush",
+        arity: -4,
+        flags: PUSHES,
+        categories: WRITES,
+        since: FIRST,
+        summary: "Pushes several jobs to a queue, all or none, and returns their ids.",
+        complexity: "O(N), N being the number of jobs",
+        arguments: &[
+            QUEUE,
+            integer("numjobs"),
+            text("payload").many(),
+            PRIORITY,
+            START,
+            TTL,
+            RETRIES,
+            BACKOFF,
+            LEASE,
+        ],
+    },
+    Spec {
+        verb: Verb::Pop,
+        name: "qpop",
+        arity: -2,
+        flags: POPS,
+        categories: POPPING,
+        since: FIRST,
+        summary: "Takes the next jobs of a queue under a lease, and may wait for them.",
+        complexity: "O(N), N being the number of jobs taken",
+        arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK],
+    },
+    Spec {
+        verb: Verb::PopAny,
+        name: "qmpop",
+        arity: -3,
+        flags: POPS,
+        categories: POPPING,
+        since: FIRST,
+        summary: "Takes the next jobs of the first queue named that has any, and may wait for them.",
+        complexity: "O(Q+N), Q being the number of queues and N the number of jobs taken",
+        arguments: &[integer("numqueues"), text("queue").many(), COUNT, BLOCK, LEASE, NOACK],
+    },
+    Spec {
+        verb: Verb::Ack,
+        name: "qack",
+        arity: -3,
+        flags: WRITES_FAST,
+        categories: WRITES,
+        since: FIRST,
+        summary: "Completes jobs, which removes them, and returns how many there were.",
+        complexity: "O(N), N being the number of receipts",
+        arguments: &[QUEUE, RECEIPTS],
+    },
+    Spec {
+        verb: Verb::Nack,
+        name: "qnack",
+        arity: -3,
+        flags: WRITES_FAST,
+        categories: WRITES,
+        since: FIRST,
+        summary: "Gives jobs back as failed, to be delivered again after their backoff, and returns how many there were.",
+        complexity: "O(N), N being the number of receipts",
+        arguments: &[
+            QUEUE,
+            RECEIPTS,
+            integer("delay-ms").after("DELAY"),
+            text("text").after("ERROR"),
+            token("dead", "DEAD"),
+        ],
+    },
+    Spec {
+        verb: Verb::Extend,
+        name: "qextend",
+        arity: -4,
+        flags: WRITES_FAST,
+        categories: WRITES,
+        since: FIRST,
+        summary: "Makes leases end so many milliseconds from now, and returns how many there were.",
+        complexity: "O(N log(M)), N being the number of receipts and M the number of leased jobs",
+        arguments: &[QUEUE, integer("ms"), RECEIPTS],
+    },
+    Spec {
+        verb: Verb::Len,
+        name: "qlen",
+        arity: 2,
+        flags: READS_FAST,
+        categories: READS,
+        since: FIRST,
+        summary: "Returns the number of a queue's ready jobs.",
+        complexity: "O(1)",
+        arguments: &[QUEUE],
+    },
+    Spec {
+        verb: Verb::Stats,
+        name: "qstats",
+        arity: 2,
+        flags: READS_FAST,
+        categories: READS,
+        since: FIRST,
+        summary: "Returns a queue's depths and counters.",
+        complexity: "O(1)",
+        arguments: &[QUEUE],
+    },
+    Spec {
+        verb: Verb::Peek,
+        name: "qpeek",
+        arity: -2,
+        flags: READS_SLOW,
+        categories: READS,
+        since: FIRST,
+        summary: "Shows a queue's jobs in one state, next to be served first, and changes nothing.",
+        complexity: "O(N+M), N being the number of jobs shown and M the offset",
+        arguments: &[QUEUE, STATE, COUNT, integer("offset").after("OFFSET")],
+    },
+    Spec {
+        verb: Verb::Job,
+        name: "qjob",
+        arity: 3,
+        flags: READS_FAST,
+        categories: READS,
+        since: FIRST,
+        summary: "Shows one job.",
+        complexity: "O(1)",
+        arguments: &[QUEUE, text("id")],
+    },
+    Spec {
+        verb: Verb::Delete,
+        name: "qdel",
+        arity: -3,
+        flags: WRITES_FAST,
+        categories: WRITES,
+        since: FIRST,
+        summary: "Removes jobs, whatever their state, and returns how many there were.",
+        complexity: "O(N), N being the number of ids",
+        arguments: &[QUEUE, text("id").many()],
+    },
+    Spec {
+        verb: Verb::Purge,
+        name: "qpurge",
+        arity: -2,
+        flags: &["write"],
+        categories: &["@write", "@slow", "@dangerous", CATEGORY],
+        since: FIRST,
+        summary: "Removes all of a queue's jobs, or those in one state, and returns how many there were.",
+        complexity: "O(N), N being the number of jobs removed",
+        arguments: &[QUEUE, STATE],
+    },
+];
+
+/// The ACL category of all queue commands, beside Redis's own.
+pub const CATEGORY: &str = "@queue";
+/// The group that `COMMAND DOCS` puts them in.
+pub const GROUP: &str = "queue";
+
+const FIRST: &str = "0.1.0";
+const PUSHES: &[&str] = &["write", "denyoom", "noscript", "fast"];
+const POPS: &[&str] = &["write", "noscript", "blocking"];
+const WRITES_FAST: &[&str] = &["write", "noscript", "fast"];
+const READS_FAST: &[&str] = &["readonly", "noscript", "fast"];
+const READS_SLOW: &[&str] = &["readonly", "noscript"];
+const WRITES: &[&str] = &["@write", "@fast", CATEGORY];
+const POPPING: &[&str] = &["@write", "@slow", "@blocking", CATEGORY];
+const READS: &[&str] = &["@read", "@fast", CATEGORY];
+
+const QUEUE: Argument = text("queue");
+const PAYLOAD: Argument = text("payload");
+const RECEIPTS: Argument = text("receipt").many();
+const PRIORITY: Argument = Argument {
+    kind: Kind::OneOf(&[
+        word("urgent", "URGENT"),
+        word("high", "HIGH"),
+        word("normal", "NORMAL"),
+        word("low", "LOW"),
+    ]),
+    ..text("priority").after("PRIORITY")
+};
+const STATE: Argument = Argument {
+    kind: Kind::OneOf(&[
+        word("ready", "READY"),
+        word("delayed", "DELAYED"),
+        word("leased", "LEASED"),
+        word("dead", "DEAD"),
+    ]),
+    ..text("state").after("STATE")
+};
+const START: Argument = Argument {
+    kind: Kind::OneOf(&[
+        Argument {
+            optional: false,
+            ..integer("delay-ms").after("DELAY")
+        },
+        Argument {
+            optional: false,
+            kind: Kind::UnixTime,
+            ..integer("unix-time-ms").after("AT")
+        },
+    ]),
+    optional: true,
+    ..text("start")
+};
+const TTL: Argument = integer("ttl-ms").after("TTL");
+const RETRIES: Argument = integer("retries").after("RETRIES");
+const BACKOFF: Argument = Argument {
+    kind: Kind::Block(&[
+        Argument {
+            optional: false,
+            ..integer("base-ms").after("BACKOFF")
+        },
+        integer("max-ms").after("MAXBACKOFF"),
+    ]),
+    optional: true,
+    ..text("backoff")
+};
+const LEASE: Argument = integer("lease-ms").after("LEASE");
+const COUNT: Argument = integer("count").after("COUNT");
+const BLOCK: Argument = integer("block-ms").after("BLOCK");
+const NOACK: Argument = token("noack", "NOACK");
+
+const fn text(name: &'static str) -> Argument {
+    Argument {
+        name,
+        kind: Kind::Text,
+        token: "",
+        optional: false,
+        multiple: false,
+    }
+}
+
+const fn integer(name: &'static str) -> Argument {
+    Argument {
+        name,
+        kind: Kind::Integer,
+        token: "",
+        optional: false,
+        multiple: false,
+    }
+}
+
+/// An option that is only its word.
+const fn token(name: &'static str, token: &'static str) -> Argument {
+    Argument {
+        name,
+        kind: Kind::Token,
+        token,
+        optional: true,
+        multiple: false,
+    }
+}
+
+/// One of several words to choose from.
+const fn word(name: &'static str, word: &'static str) -> Argument {
+    Argument {
+        name,
+        kind: Kind::Token,
+        token: word,
+        optional: false,
+        multiple: false,
+    }
+}
+
+impl Argument {
+    /// An option, announced by its word.
+    const fn after(mut self, token: &'static str) -> Self {
+        self.token = token;
+        self.optional = true;
+        self
+    }
+
+    const fn many(mut self) -> Self {
+        self.multiple = true;
+        self
+    }
+}
+
+/// The queue commands as an answer to `COMMAND`, in RESP3.
+pub(super) fn answer() -> BytesMut {
+    let mut answer = BytesMut::new();
+    let mut reply = ReplyWriter::new(&mut answer, Protocol::Resp3);
+    reply.array(COMMANDS.len());
+    for spec in &COMMANDS {
+        entry(&mut reply, spec.name, spec.arity, spec.flags, spec.categories);
+    }
+    answer
+}
+
+/// A command that has no keys, no tips and no subcommands.
+pub(super) fn entry(reply: &mut ReplyWriter, name: &str, arity: i32, flags: &[&str], categories: &[&str]) {
+    reply.array(10);
+    reply.bulk(name.as_bytes());
+    reply.integer(i64::from(arity));
+    words(reply, flags);
+    for _first_last_step in 0..3 {
+        reply.integer(0);
+    }
+    words(reply, categories);
+    for _tips_keys_subcommands in 0..2 {
+        reply.set(0);
+    }
+    reply.array(0);
+}
+
+fn words(reply: &mut ReplyWriter, words: &[&str]) {
+    reply.set(words.len());
+    for word in words {
+        reply.simple(word);
+    }
+}

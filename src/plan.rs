@@ -1,0 +1,274 @@
+//! What becomes of a request, decided from the request, the session and the command table alone.
+//! Pure: no I/O, no clock, no await, nothing allocated unless the request is refused. What is planned here is
+//! carried out by the client's side: local replies by [`crate::local`], queue commands by [`crate::queue`],
+//! the rest by the upstream pipes.
+
+use std::borrow::Cow;
+
+use crate::command::keys::Unclear;
+use crate::command::queue::Verb;
+use crate::command::{CommandId, Entry, Flags, Keys, Local, Lookup, Refused, Route, Table};
+use crate::local::command::Chosen;
+use crate::local::info::{Sections, Whose};
+use crate::resp::{ReplyWriter, Request};
+use crate::session::Session;
+
+/// What requests are planned by, the same for all clients of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'r> {
+    pub table: &'r Table,
+    /// How the proxy's own keys begin (`q:{`); `None`: plain commands may touch them.
+    pub own_keys: Option<&'r [u8]>,
+}
+
+#[derive(Debug)]
+pub struct Planned {
+    /// `None`: there is no such command.
+    pub command: Option<CommandId>,
+    pub plan: Plan,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Answered by the proxy itself.
+    Local(Local),
+    /// A queue command; its options are not read yet.
+    Queue(Verb),
+    /// Sent to Redis as it is, and so is the reply to the client.
+    Forward(Forward),
+    /// Sent to Redis as it is; something of ours is added to the reply.
+    Splice(Splice, Forward),
+    Refuse(Refusal),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The argument that is its first key, by whose slot a primary is found; `None`: it has no key, any primary serves it.
+    pub first_key: Option<u32>,
+    /// It changes nothing: it may be sent again when its fate is unknown, and a replica may serve it.
+    pub readonly: bool,
+}
+
+/// What is added to Redis's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Splice {
+    /// `INFO`: our sections, by [`crate::local::info::splice`].
+    Info(Sections),
+    /// `COMMAND DOCS`: our commands, by [`crate::local::command::splice_docs`].
+    CommandDocs(Chosen),
+}
+
+/// An error for the client, and nothing was done. Its words are Redis's where Redis has this error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(Cow<'static, [u8]>);
+
+impl Refusal {
+    /// The error line without its `-`: a code, then a sentence. It may hold what the client sent, so any bytes.
+    pub fn text(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn write(&self, reply: &mut ReplyWriter) {
+        reply.error(&self.0);
+    }
+}
+
+impl From<&'static str> for Refusal {
+    fn from(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text.as_bytes()))
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self(Cow::Owned(text.into_bytes()))
+    }
+}
+
+impl From<Vec<u8>> for Refusal {
+    fn from(text: Vec<u8>) -> Self {
+        Self(Cow::Owned(text))
+    }
+}
+
+/// In Redis's order: is there such a command, are its arguments as many as it takes, may this client use it at all.
+pub fn plan(request: Request, session: &Session, rules: &Rules) -> Planned {
+    let entry = match rules.table.find(request) {
+        Lookup::Found(entry) => entry,
+        Lookup::UnknownSubcommand => return refused(None, unknown_subcommand(request)),
+        Lookup::Unknown => return refused(None, unknown_command(request)),
+    };
+    if !entry.accepts(request.len()) {
+        return refused(Some(entry), wrong_arity(entry));
+    }
+    if session.user.is_none() && !entry.has(Flags::NO_AUTH) {
+        return refused(Some(entry), "NOAUTH Authentication required.".into());
+    }
+    Planned {
+        command: Some(entry.id),
+        plan: plan_command(entry, request, rules),
+    }
+}
+
+fn refused(entry: Option<&Entry>, refusal: Refusal) -> Planned {
+    Planned {
+        command: entry.map(|entry| entry.id),
+        plan: Plan::Refuse(refusal),
+    }
+}
+
+fn plan_command(entry: &Entry, request: Request, rules: &Rules) -> Plan {
+    match entry.route {
+        Route::Forward => forward(entry, request, rules),
+        Route::ForwardUnlessItBlocks if blocks(request) => {
+            Plan::Refuse(not_let_through(entry, Refused::NeedsOwnConnection))
+        }
+        Route::ForwardUnlessItBlocks => forward(entry, request, rules),
+        Route::Queue(verb) => Plan::Queue(verb),
+        Route::Local(local) => Plan::Local(local),
+        Route::Info => plan_info(request),
+        Route::CommandDocs => plan_docs(request, rules.table),
+        Route::CommandList if is_word(request, 3, b"MODULE") => FORWARD_KEYLESS,
+        Route::CommandList => Plan::Local(Local::CommandList),
+        Route::CommandGetKeysAndFlags if is_queue_command(rules.table, request.arg(2)) => {
+            Plan::Local(Local::CommandGetKeysAndFlags)
+        }
+        Route::CommandGetKeysAndFlags => FORWARD_KEYLESS,
+        Route::Refuse(why) => Plan::Refuse(not_let_through(entry, why)),
+    }
+}
+
+const KEYLESS: Forward = Forward {
+    first_key: None,
+    readonly: true,
+};
+const FORWARD_KEYLESS: Plan = Plan::Forward(KEYLESS);
+
+fn forward(entry: &Entry, request: Request, rules: &Rules) -> Plan {
+    let keys = Keys::find(entry, request);
+    if let Some(own) = rules.own_keys
+        && touches(own, &keys, entry, request)
+    {
+        return Plan::Refuse(own_key(entry, own));
+    }
+    // Unclear keys: Redis is asked all the same, and has the right words for what is wrong.
+    let first_key = keys.ok().and_then(|keys| keys.first());
+    Plan::Forward(Forward {
+        first_key: first_key.map(|at| at as u32),
+        readonly: entry.is_readonly(),
+    })
+}
+
+/// A guard against accidents, no wall: a script that makes up its keys and a `FLUSHALL` go past it.
+/// Where not all keys can be found (`SORT … GET pattern`), every argument that looks like a key of ours counts as one.
+fn touches(own: &[u8], keys: &Result<Keys, Unclear>, entry: &Entry, request: Request) -> bool {
+    match keys {
+        Ok(keys) if entry.finder.is_complete() => keys.positions().any(|at| request.arg(at).starts_with(own)),
+        _ => request.args().any(|argument| argument.starts_with(own)),
+    }
+}
+
+/// `XREAD [COUNT n] [BLOCK ms] STREAMS …`, `XREADGROUP GROUP group consumer [COUNT n] [BLOCK ms] [NOACK] STREAMS …`
+fn blocks(request: Request) -> bool {
+    let mut at = 1;
+    while at < request.len() {
+        let word = request.arg(at);
+        let is = |option: &[u8]| word.eq_ignore_ascii_case(option);
+        at += match () {
+            () if is(b"BLOCK") => return true,
+            () if is(b"STREAMS") => return false,
+            () if is(b"GROUP") => 3,
+            () if is(b"COUNT") => 2,
+            () => 1,
+        };
+    }
+    false
+}
+
+fn plan_info(request: Request) -> Plan {
+    let sections = Sections::asked(request);
+    match sections.whose() {
+        Whose::Ours => Plan::Local(Local::Info),
+        Whose::Redis => FORWARD_KEYLESS,
+        Whose::Both => Plan::Splice(Splice::Info(sections), KEYLESS),
+    }
+}
+
+fn plan_docs(request: Request, table: &Table) -> Plan {
+    let names = || request.args().skip(2);
+    let is_ours = |name: &&[u8]| is_queue_command(table, name);
+    match names().filter(is_ours).count() {
+        0 if names().len() > 0 => FORWARD_KEYLESS,
+        ours if ours > 0 && ours == names().len() => Plan::Local(Local::CommandDocs),
+        _ => Plan::Splice(Splice::CommandDocs(Chosen::asked(request)), KEYLESS),
+    }
+}
+
+fn is_queue_command(table: &Table, name: &[u8]) -> bool {
+    table.named(name).is_some_and(Entry::is_queue_command)
+}
+
+fn is_word(request: Request, at: usize, word: &[u8]) -> bool {
+    at < request.len() && request.arg(at).eq_ignore_ascii_case(word)
+}
+
+// Redis cuts what it repeats of a request: the name after so many bytes, and the arguments together too.
+const REPEATED: usize = 128;
+
+fn unknown_command(request: Request) -> Refusal {
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(cut(request.name(), REPEATED));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let start = text.len();
+    for argument in request.args().skip(1) {
+        // The quotes count, so that the last argument shown is shorter by those before it.
+        let shown = text.len() - start;
+        if shown >= REPEATED {
+            break;
+        }
+        text.push(b'\'');
+        text.extend_from_slice(cut(argument, REPEATED - shown));
+        text.extend_from_slice(b"' ");
+    }
+    text.into()
+}
+
+fn unknown_subcommand(request: Request) -> Refusal {
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    text.extend_from_slice(cut(request.arg(1), REPEATED));
+    text.extend_from_slice(b"'. Try ");
+    text.extend(request.name().iter().map(u8::to_ascii_uppercase));
+    text.extend_from_slice(b" HELP.");
+    text.into()
+}
+
+/// Redis prints it as a C string, which ends at a zero byte too.
+fn cut(bytes: &[u8], len: usize) -> &[u8] {
+    let bytes = &bytes[..bytes.len().min(len)];
+    &bytes[..memchr::memchr(0, bytes).unwrap_or(bytes.len())]
+}
+
+fn wrong_arity(entry: &Entry) -> Refusal {
+    format!("ERR wrong number of arguments for '{}' command", entry.name).into()
+}
+
+fn own_key(entry: &Entry, own: &[u8]) -> Refusal {
+    let own = String::from_utf8_lossy(own);
+    format!(
+        "NOPERM '{}' may not touch keys that begin with '{own}', they are the queues'",
+        entry.name
+    )
+    .into()
+}
+
+fn not_let_through(entry: &Entry, why: Refused) -> Refusal {
+    let name = entry.name.replace('|', " ");
+    match why {
+        Refused::NotYet => format!("ERR '{name}' is not yet supported"),
+        Refused::NeedsOwnConnection => {
+            format!("ERR '{name}' is not yet supported through this proxy: it needs a connection to Redis of its own")
+        }
+        Refused::NotThroughProxy => format!("ERR '{name}' is not allowed through this proxy, send it to Redis itself"),
+    }
+    .into()
+}
