@@ -4,5 +4,6 @@
 
 pub mod queue;
 pub mod resp;
+pub mod script;
 pub mod stream;
 pub mod upstream;
