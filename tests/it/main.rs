@@ -5,4 +5,6 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod lane;
+mod scripts;
 mod servers;
