@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::call::Call;
+use super::keys::millis;
 use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
 use crate::queue::id::{LocalId, put_base36};
@@ -61,16 +62,16 @@ pub struct BatchReply {
 pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {
     let mut call = Call::new(&scripts.batch, partition, settings, batch.sequence);
     let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
-    call.word(format!("{:.6}", batch.jitter).as_bytes());
     call.number(pushed_jobs(batch.operations) as u64);
-    call.number_or_empty(waits_from(batch, &pops));
     call.number(pops.iter().map(|pop| u64::from(pop.count)).sum());
-    write_claims(&mut call, batch.operations);
+    call.number_or_empty(waits_from(batch, &pops));
+    write_claims(&mut call, batch);
     write_pushes(&mut call, batch.operations);
     for run in pops.chunk_by(|a, b| (a.lease, a.noack) == (b.lease, b.noack)) {
         call.word(b"o");
         call.number(run.iter().map(|pop| u64::from(pop.count)).sum());
-        call.number_or_empty(run[0].lease);
+        call.number(run[0].lease.unwrap_or_else(|| millis(settings.lease)));
+        call.word(if run[0].lease.is_some() { b"1" } else { b"" });
         call.number(run[0].noack.into());
     }
     call.finish()
@@ -107,14 +108,14 @@ fn waits_from(batch: &Batch, pops: &[&Pop]) -> Option<u64> {
     Some(pops[..last].iter().map(|pop| u64::from(pop.count)).sum())
 }
 
-fn write_claims(call: &mut Call, operations: &[Operation]) {
+fn write_claims(call: &mut Call, batch: &Batch) {
     let mut acks: Vec<Claim> = Vec::new();
-    for operation in operations {
+    for operation in batch.operations {
         match operation {
             Operation::Ack(claims) => acks.extend_from_slice(claims),
             Operation::Nack(_) | Operation::Extend { .. } | Operation::Return(_) => {
                 write_acks(call, &mut acks);
-                write_claim(call, operation);
+                write_claim(call, operation, batch.jitter);
             }
             Operation::Push(_) | Operation::Pop(_) => {}
         }
@@ -126,19 +127,13 @@ fn write_acks(call: &mut Call, claims: &mut Vec<Claim>) {
     if claims.is_empty() {
         return;
     }
-    let first_deliveries = claims.iter().all(|claim| claim.delivery == Some(1));
-    call.word(if first_deliveries { b"a" } else { b"A" });
+    call.word(b"a");
     call.number(claims.len() as u64);
     write_names(call, claims);
-    if !first_deliveries {
-        for claim in claims.iter() {
-            call.word(claim.job.as_bytes());
-        }
-    }
     claims.clear();
 }
 
-fn write_claim(call: &mut Call, operation: &Operation) {
+fn write_claim(call: &mut Call, operation: &Operation, jitter: f64) {
     match operation {
         Operation::Nack(Nack {
             claims,
@@ -152,6 +147,7 @@ fn write_claim(call: &mut Call, operation: &Operation) {
             call.number((*dead).into());
             let error = error.as_deref().unwrap_or_default();
             call.word(&error[..error.len().min(MAX_ERROR)]);
+            call.word(format!("{jitter:.6}").as_bytes());
             write_names(call, claims);
         }
         Operation::Extend { claims, lease } => {

@@ -28,7 +28,7 @@ impl Call {
         settings.write(&mut out);
         Self {
             out,
-            arguments: 3 + KEYS + FIXED + 1 + Settings::WORDS,
+            arguments: 3 + KEYS + FIXED,
         }
     }
 

@@ -3,6 +3,7 @@
 -- ARGV after the prelude's: ids.
 -- Returns now, next due or false, ready, more, how many were removed. Upkeep that is left is no reason to call again.
 
+--@include upkeep
 if before then
   local t, due, ready, left = standing()
   return {t, due, ready, left, tonumber(before)}
@@ -11,7 +12,7 @@ call('HDEL', stats, '') -- a Redis that refuses writes refuses here, before anyt
 bring_back()
 
 local removed = 0
-for i = 12, #ARGV do
+for i = 4, #ARGV do
   local id = ARGV[i]
   local record = recall(id)
   if call('HDEL', jobs, id) == 1 then
@@ -26,6 +27,6 @@ for i = 12, #ARGV do
 end
 
 settle()
-applied(removed)
+call('SET', lane, sequence .. '\n' .. removed, 'PX', KEPT)
 local t, due, ready, left = standing()
 return {t, due, ready, left, removed}

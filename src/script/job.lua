@@ -4,10 +4,11 @@
 -- Returns now, next due or false, ready, more, then nothing, or: id, state (ready delayed leased dead), the ms it is due,
 -- its lease ends or it died (false: ready), payload, meta record or false.
 
+--@include upkeep
 bring_back()
 settle()
 
-local id = ARGV[12]
+local id = ARGV[4]
 local t, due, ready, left = standing()
 local payload = call('HGET', jobs, id)
 if not payload then

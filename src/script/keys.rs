@@ -24,13 +24,13 @@ const NAMES: [&str; KEYS - 1] = [
     "waiting",
 ];
 
-/// Words that every call begins with: worker, prefix of the wake channels, queue.
-pub const FIXED: usize = 3;
+/// Words that every call begins with: who calls, sequence, settings.
+pub(super) const FIXED: usize = 3;
 
 /// One partition of one queue, as one worker's lane addresses it.
 #[derive(Clone, Debug)]
 pub struct Partition {
-    /// KEYS and the fixed words of ARGV, as RESP.
+    /// KEYS and the first word of ARGV, as RESP.
     pub(super) rendered: Bytes,
 }
 
@@ -43,9 +43,10 @@ impl Partition {
             put_bulk(format!("{tag}:{name}").as_bytes(), &mut rendered);
         }
         put_bulk(format!("{tag}:lane:{worker}").as_bytes(), &mut rendered);
-        put_bulk(worker.as_bytes(), &mut rendered);
-        put_bulk(wake_channel(prefix, "").as_bytes(), &mut rendered);
-        put_bulk(queue.as_bytes(), &mut rendered);
+        put_bulk(
+            format!("{worker} {} {queue}", wake_channel(prefix, "")).as_bytes(),
+            &mut rendered,
+        );
         Self {
             rendered: rendered.freeze(),
         }
@@ -84,25 +85,21 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub(super) const WORDS: usize = 7;
-
     pub(super) fn write(&self, out: &mut BytesMut) {
-        let words: [u64; Self::WORDS] = [
-            millis(self.lease),
-            self.retries.into(),
-            millis(self.backoff),
-            millis(self.max_backoff),
-            self.max_lapses.into(),
-            self.dead_max_len,
-            millis(self.dead_ttl),
-        ];
-        for word in words {
-            put_number(word, out);
-        }
+        let Self {
+            retries,
+            max_lapses,
+            dead_max_len,
+            ..
+        } = self;
+        let (lease, dead_ttl) = (millis(self.lease), millis(self.dead_ttl));
+        let (backoff, max_backoff) = (millis(self.backoff), millis(self.max_backoff));
+        let word = format!("{lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl}");
+        put_bulk(word.as_bytes(), out);
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -2,8 +2,8 @@
 //! Each file begins with its contract. Here they are put together, called, and their replies understood; when to call which
 //! is the lanes' business, and nothing here talks to Redis.
 //!
-//! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, bringing back what is due,
-//!   applying a call only once.
+//! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
+//!   `upkeep.lua` stands in each of them: bringing back what is due.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`) and [`remove`] (`delete.lua`, `purge.lua`).
 //! - [`record`]: what is remembered of a job.
@@ -47,6 +47,8 @@ pub struct Scripts {
 }
 
 const PRELUDE: &str = include_str!("prelude.lua");
+const UPKEEP: &str = include_str!("upkeep.lua");
+const INCLUDE_UPKEEP: &str = "--@include upkeep";
 const CLOCK: &str = "call('TIME')";
 
 impl Scripts {
@@ -60,8 +62,8 @@ impl Scripts {
     }
 
     fn with_prelude(prelude: &str) -> Self {
-        let script = |name, body| {
-            let source = format!("{prelude}\n{body}");
+        let script = |name, body: &str| {
+            let source = format!("{prelude}\n{}", body.replace(INCLUDE_UPKEEP, UPKEEP));
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };

@@ -5,10 +5,11 @@
 -- Returns now, next due or false, ready, more, then for each job: id, ms (due, end of its lease, death; false: ready),
 -- payload, meta record or false.
 
+--@include upkeep
 bring_back()
 settle()
 
-local state, wanted, offset = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
+local state, wanted, offset = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local t, due, ready, left = standing()
 local found = {t, due, ready, left}
 

@@ -6,6 +6,7 @@
 
 local PURGED = 400
 
+--@include upkeep
 if before then
   local removed, rest = before:match('^(%d+) (%d)$')
   local t, due, ready, left = standing()
@@ -14,7 +15,7 @@ end
 call('HDEL', stats, '') -- a Redis that refuses writes refuses here, before anything was done
 bring_back()
 
-local state = ARGV[12]
+local state = ARGV[4]
 local room, removed, rest = PURGED, 0, false
 
 local function remove(ids)
@@ -56,6 +57,6 @@ purge_sorted('dead', dead)
 rest = rest or more
 
 settle()
-applied(removed .. ' ' .. (rest and 1 or 0))
+call('SET', lane, sequence .. '\n' .. removed .. ' ' .. (rest and 1 or 0), 'PX', KEPT)
 local t, due, ready, left = standing()
 return {t, due, ready, left, removed, rest and 1 or 0}

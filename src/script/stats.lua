@@ -5,6 +5,7 @@
 -- delayed, leased, dead, ms for which the longest ready job has been so, pushed, acked, nacked, expired, deduplicated,
 -- redriven.
 
+--@include upkeep
 bring_back()
 
 -- A list stands in the order in which its jobs took their place at its back, so that its first live job is its oldest.
