@@ -5,6 +5,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::id::LocalId;
+
 /// 1 to 128 bytes of `A-Z a-z 0-9 . _ : -`, checked when it is made.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName(Bytes);
@@ -139,13 +141,14 @@ pub struct Pop {
     /// Milliseconds; `None`: the job's, else the queue's.
     pub lease: Option<u64>,
     pub noack: bool,
+    /// Its client blocks when there is nothing for it.
+    pub waits: bool,
 }
 
 /// A job as named by a client: by its id alone, or by a receipt, which names one delivery of it too.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
-    /// The id within its partition, as the scripts know it.
-    pub job: Bytes,
+    pub job: LocalId,
     pub delivery: Option<u32>,
 }
 
@@ -163,7 +166,7 @@ pub struct Nack {
 /// A job that was popped and never reached its client's socket: it goes back to the front, and the delivery does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Return {
-    pub job: Bytes,
+    pub job: LocalId,
     pub delivery: u32,
     /// What the pop gave out of a `NOACK` job, which Redis holds no longer: its payload and its meta record.
     pub taken: Option<(Bytes, Option<Bytes>)>,

@@ -3,15 +3,17 @@
 //!
 //! - [`scanner`] finds the requests in what a client sends, [`request`] is one of them.
 //! - [`writer`] renders the replies that we make ourselves.
-//! - [`frame`] finds the replies in what Redis sends.
+//! - [`frame`] finds the replies in what Redis sends, [`reader`] takes one apart.
 //!
 //! Protocol: <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 pub mod frame;
+pub mod reader;
 pub mod request;
 pub mod scanner;
 pub mod writer;
 
+pub use reader::Reader;
 pub use request::{OwnedRequest, Request};
 pub use writer::ReplyWriter;
 

@@ -1,0 +1,395 @@
+-- What a lane gathered, in one step: what workers say of their jobs, then the upkeep, then pushes, then pops.
+-- Workers come first, so that a receipt is good until somebody brought its job back; pushes come after the upkeep,
+-- because what was due before them goes before them.
+--
+-- ARGV after the prelude's: how many jobs are pushed; how many the pops ask for; how many the pops before the last one
+-- that would wait ask for: if no more than these are popped, the worker waits (empty: nobody of its would wait); then
+-- words, each with what belongs to it:
+--   a n name×n                         QACK
+--   k n delay dead error jitter name×n QNACK; delay, error: empty if not given; jitter: 0 to 1
+--   x n lease name×n                   QEXTEND
+--   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it
+--   p n letter start ttl options (suffix payload)×n
+--                                      pushes of one kind; start: empty, +ms or =unix ms; options: a MessagePack map,
+--                                      or empty
+--   o n lease whose noack              pops of one kind; whose: 1 if the pop said the lease, so that it goes before the
+--                                      job's own
+-- the first four as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
+-- is current.
+--
+-- Returns now, next due or false, ready, more, what the pushes came to (the stamp their ids begin with, or OOM: refused),
+-- the places of the names that did not count (1 is the first name of the call), then for the jobs popped: ids, payloads,
+-- and their meta records if there are any.
+
+local pushing, wanted, waits_from = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local at, last = 7, #ARGV
+
+-- A repeat: the same answer. A job that is no longer leased by this very delivery is left out.
+if before then
+  local pushed, missed, names = before:match('^([^\n]*)\n([^\n]*)\n(.*)$')
+  local places, ids, payloads, records = {}, {}, {}, {}
+  for place in missed:gmatch('%d+') do
+    places[#places + 1] = tonumber(place)
+  end
+  for name in names:gmatch('%S+') do
+    if call('ZSCORE', leases, name) then
+      local id = name:match('^%w+')
+      ids[#ids + 1] = id
+      payloads[#ids] = call('HGET', jobs, id)
+      records[#ids] = call('HGET', meta, id)
+    end
+  end
+  local t, due, ready, left = standing()
+  return {t, due, ready, left, pushed, places, ids, payloads, records}
+end
+
+-- A Redis that refuses writes must do so before anything was done. One that is out of memory refuses what takes memory,
+-- but only as a script's first write: then the pushes are turned away, and the rest, which makes room, goes on. So the
+-- pushes' first write is the very first; without pushes each part below begins with one that takes no memory.
+local pushed = ''
+if pushing > 0 then
+  local stamp = math.max(now_us, (tonumber(known[5]) or 0) + 1)
+  local written = redis.pcall('HSET', stats, 'stamp', stamp, 'pushed', (tonumber(known[7]) or 0) + pushing)
+  if type(written) == 'number' then
+    local digits = {}
+    for i = 10, 1, -1 do
+      local digit = stamp % 36
+      digits[i] = digit < 10 and 48 + digit or 87 + digit
+      stamp = (stamp - digit) / 36
+    end
+    pushed = string.char(unpack(digits))
+  elseif find(written.err, 'OOM', 1, true) then
+    pushed, pushing = 'OOM', 0
+  else
+    return written
+  end
+end
+
+-- What workers say of their jobs. `place` counts the names of the call; `places` are those that did not count.
+local place, places, acked = 0, {}, 0
+
+-- First deliveries, all at once, if each of the names is that of a lease: look, then take. A name given twice shows when
+-- fewer are removed than were seen, and then its later places did not count.
+local n = tonumber(ARGV[at + 1])
+if plain and ARGV[at] == 'a' and n <= BITE then
+  local first, end_ = at + 2, at + 1 + n
+  local ends = call('ZMSCORE', leases, unpack(ARGV, first, end_))
+  local all = true
+  for i = 1, n do
+    all = all and ends[i]
+  end
+  if all then
+    acked = call('ZREM', leases, unpack(ARGV, first, end_))
+    call('HDEL', jobs, unpack(ARGV, first, end_))
+    local seen = {}
+    for i = first, acked < n and end_ or 0 do
+      if seen[ARGV[i]] then
+        places[#places + 1] = i - first + 1
+      end
+      seen[ARGV[i]] = true
+    end
+    place, at = n, end_ + 1
+  end
+end
+
+-- Whatever else they say, and the upkeep.
+local word = ARGV[at]
+local calm = plain and (not word or word == 'p' or word == 'o')
+if not calm or #call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1) > 0 then
+  --@include upkeep
+  call('HDEL', stats, '')
+  local returned = {}
+
+  -- The id and the lease that a name stands for.
+  local function named(name)
+    local id = name:match('^%w+')
+    if sub(name, -1) == '?' then
+      name = lease_name(id, recall(id))
+    end
+    return id, name
+  end
+
+  local function ack(name)
+    local id, lease = named(name)
+    place = place + 1
+    if call('ZREM', leases, lease) == 1 then
+      acked = acked + 1
+      forget(id)
+    else
+      insert(places, place)
+    end
+  end
+
+  -- As above; if a name is that of no lease or comes twice, one after another.
+  local function ack_all(first, n)
+    local end_ = first + n - 1
+    local ends, ids, seen = call('ZMSCORE', leases, unpack(ARGV, first, end_)), {}, {}
+    for i = 1, n do
+      local name = ARGV[first + i - 1]
+      if not ends[i] or seen[name] then
+        for k = first, end_ do
+          ack(ARGV[k])
+        end
+        return
+      end
+      seen[name] = true
+      ids[i] = name:match('^%w+')
+    end
+    call('ZREM', leases, unpack(ARGV, first, end_))
+    call('HDEL', jobs, unpack(ids))
+    call('HDEL', meta, unpack(ids))
+    acked, place = acked + n, place + n
+  end
+
+  -- base × 2^(attempt − 1), at most the longest, ± 20 %. The jitter of a call's jobs is spread by the golden ratio, so
+  -- that jobs which failed together do not come back together.
+  local function backoff(record, jitter)
+    local wait = min((record.b or base_backoff) * 2 ^ (delivery(record) - 1), record.m or max_backoff)
+    return floor(wait * (0.8 + 0.4 * ((jitter + place * 0.618034) % 1)))
+  end
+
+  local function nack(name, delay, dead_now, text, jitter)
+    local id, lease = named(name)
+    place = place + 1
+    if call('ZREM', leases, lease) == 0 then
+      return insert(places, place)
+    end
+    local record = recall(id)
+    local used_up = delivery(record) >= (record.r or retries)
+    local wait = tonumber(delay) or backoff(record, jitter)
+    count('nacked', 1)
+    if lapsed_at(record, now) then
+      return expire(id)
+    end
+    record.n = (record.n or 0) + 1
+    record.e = text ~= '' and text or record.e
+    if dead_now or used_up then
+      return bury(id, record, now)
+    end
+    record.t = now + wait -- the upkeep, which comes next, brings it back at once if that is now
+    remember(id, record)
+    call('ZADD', delayed, record.t, id)
+    if record.x then
+      call('ZADD', expiry, record.x, id)
+    end
+  end
+
+  local function extend(name, lease)
+    local _, held = named(name)
+    place = place + 1
+    if call('ZSCORE', leases, held) then
+      call('ZADD', leases, now + lease, held)
+    else
+      insert(places, place)
+    end
+  end
+
+  -- As if it had never been popped.
+  local function give_back(name, taken, payload, packed)
+    local id = name:match('^%w+')
+    if taken == '1' then
+      if call('HSETNX', jobs, id, payload) == 0 then
+        return
+      end
+      if packed ~= '' then
+        plain = false
+        call('HSET', meta, id, packed)
+      end
+      acked = acked - 1
+    elseif call('ZREM', leases, name) == 0 then
+      return
+    end
+    line_up(returned, id, recall(id))
+  end
+
+  while at <= last do
+    local word, n = ARGV[at], tonumber(ARGV[at + 1])
+    if word == 'a' then
+      for i = 0, n - 1, BITE do
+        ack_all(at + 2 + i, min(BITE, n - i))
+      end
+      at = at + 2 + n
+    elseif word == 'k' then
+      for i = at + 6, at + 5 + n do
+        nack(ARGV[i], ARGV[at + 2], ARGV[at + 3] == '1', ARGV[at + 4], tonumber(ARGV[at + 5]))
+      end
+      at = at + 6 + n
+    elseif word == 'x' then
+      for i = at + 3, at + 2 + n do
+        extend(ARGV[i], tonumber(ARGV[at + 2]))
+      end
+      at = at + 3 + n
+    elseif word == 'b' then
+      give_back(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+      at = at + 5
+    else
+      break
+    end
+  end
+  if next(returned) then
+    to_the_front(returned)
+  end
+  bring_back()
+end
+
+-- Pushes, a run of one kind at a time: the same priority and options, so the same record of them. The ids are written
+-- over the suffixes, so that ARGV is what HSET takes.
+while ARGV[at] == 'p' do
+  local n, letter, start = tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+  local ttl, options = ARGV[at + 4], ARGV[at + 5]
+  local first, end_ = at + 6, at + 5 + 2 * n
+  at = end_ + 1
+  if pushing > 0 then
+    local ids = {}
+    for i = first, end_, 2 do
+      local id = pushed .. ARGV[i]
+      ARGV[i] = id
+      ids[#ids + 1] = id
+    end
+    for i = first, end_, 2 * BITE do
+      call('HSET', jobs, unpack(ARGV, i, min(i + 2 * BITE - 1, end_)))
+    end
+
+    local delayed_until
+    if start ~= '' or ttl ~= '' or options ~= '' then
+      local ms = tonumber((sub(start, 2))) or 0
+      local due = sub(start, 1, 1) == '=' and ms or now + ms
+      delayed_until = due > now and due
+      local record = options ~= '' and cmsgpack.unpack(options) or {}
+      record.x = ttl ~= '' and now + tonumber(ttl) or nil
+      record.t = delayed_until or nil
+      local packed = next(record) and cmsgpack.pack(record)
+      plain = plain and not packed
+      for _, id in ipairs(packed and ids or {}) do
+        call('HSET', meta, id, packed)
+        if delayed_until then
+          call('ZADD', delayed, due, id)
+        end
+        if record.x then
+          call('ZADD', expiry, record.x, id)
+        end
+      end
+    end
+    if not delayed_until then
+      plain = plain and letter == 'n'
+      for i = 1, n, BITE do
+        call('RPUSH', lists[letter], unpack(ids, i, min(i + BITE - 1, n)))
+      end
+    end
+  end
+end
+
+-- Taking jobs from the heads of the lists, strictly by priority. Tombstones are passed over, a bounded number.
+local TOMBSTONES = 500
+local ids, payloads, records = {}, {}, false
+local got, passed = 0, 0
+for letter in (plain and 'n' or 'uhnl'):gmatch('.') do
+  while got < wanted and passed < TOMBSTONES do
+    local taken = call('LPOP', lists[letter], min(wanted - got, BITE))
+    if not taken then
+      break
+    end
+    local bodies = call('HMGET', jobs, unpack(taken))
+    for i = 1, #taken do
+      if bodies[i] then
+        got = got + 1
+        ids[got], payloads[got] = taken[i], bodies[i]
+      else
+        changes[letter] = (changes[letter] or 0) - 1
+        passed = passed + 1
+      end
+    end
+  end
+end
+more = more or passed >= TOMBSTONES
+
+if got > 0 and not plain then
+  records = {}
+  for i = 1, got, BITE do
+    local end_ = min(i + BITE - 1, got)
+    for k, packed in ipairs(call('HMGET', meta, unpack(ids, i, end_))) do
+      records[i + k - 1] = packed
+    end
+    call('ZREM', expiry, unpack(ids, i, end_))
+  end
+end
+
+-- Leases for what was taken, in the order in which the pops asked. `names` goes into the lane's record, to repeat the
+-- answer; of a NOACK job nothing is left that could be repeated.
+local names, served = {}, 0
+while served < got do
+  local lease, whose, noack = tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4] == '1'
+  local first, end_ = served + 1, min(got, served + tonumber(ARGV[at + 1]))
+  local until_then, entries, k = tostring(now + lease), {}, 0
+  for i = first, noack and 0 or end_ do
+    local name, held_until = ids[i], until_then
+    if records and records[i] then
+      local record = cmsgpack.unpack(records[i])
+      local delivery = 1 + (record.n or 0) + (record.s or 0)
+      name = delivery == 1 and name or name .. '.' .. delivery
+      held_until = whose == '' and record.l and now + record.l or until_then
+    end
+    entries[k + 1], entries[k + 2] = held_until, name
+    k = k + 2
+    names[#names + 1] = name
+  end
+  for i = 1, k, 2 * BITE do
+    call('ZADD', leases, unpack(entries, i, min(i + 2 * BITE - 1, k)))
+  end
+  for i = first, noack and end_ or 0, BITE do
+    call('HDEL', jobs, unpack(ids, i, min(i + BITE - 1, end_)))
+    call('HDEL', meta, unpack(ids, i, min(i + BITE - 1, end_)))
+  end
+  acked = noack and acked + end_ - served or acked
+  served = end_
+  at = at + 5
+end
+
+changes.acked = acked
+settle()
+if place > 0 or got > 0 or pushing > 0 then
+  local outcome = pushed .. '\n' .. table.concat(places, ' ') .. '\n' .. table.concat(names, ' ')
+  call('SET', lane, sequence .. '\n' .. outcome, 'PX', KEPT)
+end
+local t, due, ready, left = standing()
+
+-- Waiting and waking. A worker stands in T:waiting exactly while it has clients that wait and nothing is ready; it comes
+-- there in the very call that found nothing, so that no push can slip between.
+--   1. Jobs are left: the worker that has waited longest is called, and leaves the list. If nobody heard, the next one.
+--   2. A due time is sooner than what the waiting were told: all are told, by the same channel, and stay.
+--   3. This worker joins, and learns the due time from this reply.
+-- Messages: the queue's name, "come"; the name, a space and ms, "something is due then".
+if not plain or waits_from then
+  local CALLS = 16
+  local worker, channel, queue = ARGV[1]:match('^(%S+) (%S+) (%S+)$')
+  call('HDEL', stats, '') -- a first write that takes no memory
+  local waits = waits_from and got <= waits_from and ready == 0 and not more
+
+  if not waits then
+    call('ZREM', waiting, worker)
+  end
+  for _ = 1, (ready > 0 or more) and CALLS or 0 do
+    local longest = call('ZPOPMIN', waiting)[1]
+    if not longest or call('PUBLISH', channel .. longest, queue) > 0 then
+      break
+    end
+  end
+  if due and due < (tonumber(known[6]) or math.huge) and call('EXISTS', waiting) == 1 then
+    for _, other in ipairs(call('ZRANGE', waiting, 0, -1)) do
+      if other ~= worker and call('PUBLISH', channel .. other, queue .. ' ' .. due) == 0 then
+        call('ZREM', waiting, other)
+      end
+    end
+    call('HSET', stats, 'due', due)
+  end
+  if waits then
+    call('ZADD', waiting, 'NX', now, worker)
+    if due then
+      call('HSET', stats, 'due', due)
+    elseif known[6] then
+      call('HDEL', stats, 'due')
+    end
+  end
+end
+
+return {t, due, ready, left, pushed, places, ids, payloads, records}

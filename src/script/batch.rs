@@ -1,0 +1,355 @@
+//! Calls of `batch.lua`: everything that a lane gathered goes in, one outcome for each operation comes out.
+//! The operations go as what workers say of their jobs, then pushes, then pops; a lane gathers only what may be put in
+//! that order. Runs of like operations are written as one, because the script serves them with one Redis command.
+
+use bytes::Bytes;
+
+use super::call::Call;
+use super::keys::millis;
+use super::record::encode_options;
+use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
+use crate::queue::id::{LocalId, put_base36};
+use crate::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
+use crate::resp::reader::{BadReply, Reader};
+
+/// What of a QNACK's text is kept.
+pub const MAX_ERROR: usize = 1024;
+
+/// What one call carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// From 1, one more than the lane's last call.
+    pub sequence: u64,
+    /// 0 to 1, at random: for the backoff of the jobs given back in this call.
+    pub jitter: f64,
+    /// Clients of this worker wait on this queue besides those whose pops are in the batch. If nothing is ready when the
+    /// batch is done, the worker is among the waiting; otherwise it is not.
+    pub parked: bool,
+    pub operations: &'a [Operation],
+}
+
+/// A job as popped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: LocalId,
+    pub delivery: u32,
+    pub payload: Bytes,
+    /// Its record as Redis has it, to be given back with a `NOACK` job that could not be delivered.
+    pub record: Option<Bytes>,
+}
+
+/// What an operation came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Pushed(Vec<LocalId>),
+    /// Redis is out of memory; nothing was stored.
+    OutOfMemory,
+    Acked(u32),
+    Nacked(u32),
+    Extended(u32),
+    Returned,
+    /// As many as were ready, at most as many as asked for.
+    Popped(Vec<Job>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchReply {
+    pub standing: Standing,
+    /// One for each operation, in their order.
+    pub outcomes: Vec<Outcome>,
+}
+
+pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {
+    let mut call = Call::new(&scripts.batch, partition, settings, batch.sequence);
+    let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
+    call.number(pushed_jobs(batch.operations) as u64);
+    call.number(pops.iter().map(|pop| u64::from(pop.count)).sum());
+    call.number_or_empty(waits_from(batch, &pops));
+    write_claims(&mut call, batch);
+    write_pushes(&mut call, batch.operations);
+    for run in pops.chunk_by(|a, b| (a.lease, a.noack) == (b.lease, b.noack)) {
+        call.word(b"o");
+        call.number(run.iter().map(|pop| u64::from(pop.count)).sum());
+        call.number(run[0].lease.unwrap_or_else(|| millis(settings.lease)));
+        call.word(if run[0].lease.is_some() { b"1" } else { b"" });
+        call.number(run[0].noack.into());
+    }
+    call.finish()
+}
+
+fn as_pop(operation: &Operation) -> Option<&Pop> {
+    match operation {
+        Operation::Pop(pop) => Some(pop),
+        _ => None,
+    }
+}
+
+fn as_push(operation: &Operation) -> Option<&Push> {
+    match operation {
+        Operation::Push(push) => Some(push),
+        _ => None,
+    }
+}
+
+fn pushed_jobs(operations: &[Operation]) -> usize {
+    operations
+        .iter()
+        .filter_map(as_push)
+        .map(|push| push.payloads.len())
+        .sum()
+}
+
+/// The last pop whose client blocks gets nothing, if no more jobs are popped than the pops before it ask for.
+fn waits_from(batch: &Batch, pops: &[&Pop]) -> Option<u64> {
+    if batch.parked {
+        return Some(u64::from(u32::MAX)); // beyond any demand
+    }
+    let last = pops.iter().rposition(|pop| pop.waits)?;
+    Some(pops[..last].iter().map(|pop| u64::from(pop.count)).sum())
+}
+
+fn write_claims(call: &mut Call, batch: &Batch) {
+    let mut acks: Vec<Claim> = Vec::new();
+    for operation in batch.operations {
+        match operation {
+            Operation::Ack(claims) => acks.extend_from_slice(claims),
+            Operation::Nack(_) | Operation::Extend { .. } | Operation::Return(_) => {
+                write_acks(call, &mut acks);
+                write_claim(call, operation, batch.jitter);
+            }
+            Operation::Push(_) | Operation::Pop(_) => {}
+        }
+    }
+    write_acks(call, &mut acks);
+}
+
+fn write_acks(call: &mut Call, claims: &mut Vec<Claim>) {
+    if claims.is_empty() {
+        return;
+    }
+    call.word(b"a");
+    call.number(claims.len() as u64);
+    write_names(call, claims);
+    claims.clear();
+}
+
+fn write_claim(call: &mut Call, operation: &Operation, jitter: f64) {
+    match operation {
+        Operation::Nack(Nack {
+            claims,
+            delay,
+            error,
+            dead,
+        }) => {
+            call.word(b"k");
+            call.number(claims.len() as u64);
+            call.number_or_empty(*delay);
+            call.number((*dead).into());
+            let error = error.as_deref().unwrap_or_default();
+            call.word(&error[..error.len().min(MAX_ERROR)]);
+            call.word(format!("{jitter:.6}").as_bytes());
+            write_names(call, claims);
+        }
+        Operation::Extend { claims, lease } => {
+            call.word(b"x");
+            call.number(claims.len() as u64);
+            call.number(*lease);
+            write_names(call, claims);
+        }
+        Operation::Return(returns) => {
+            for Return { job, delivery, taken } in returns {
+                call.word(b"b");
+                call.word(&name(Claim {
+                    job: *job,
+                    delivery: Some(*delivery),
+                }));
+                call.number(taken.is_some().into());
+                let (payload, record) = taken.as_ref().map_or((None, None), |(p, r)| (Some(p), r.as_ref()));
+                call.word(payload.map_or(b"", |payload| payload));
+                call.word(record.map_or(b"", |record| record));
+            }
+        }
+        Operation::Ack(_) | Operation::Push(_) | Operation::Pop(_) => {}
+    }
+}
+
+fn write_names(call: &mut Call, claims: &[Claim]) {
+    for claim in claims {
+        if claim.delivery == Some(1) {
+            call.word(claim.job.as_bytes());
+        } else {
+            call.word(&name(*claim));
+        }
+    }
+}
+
+/// What the claimed lease is called in `T:leases`.
+fn name(Claim { job, delivery }: Claim) -> Vec<u8> {
+    let mut name = job.as_bytes().to_vec();
+    match delivery {
+        None => name.push(b'?'),
+        Some(1) => {}
+        Some(delivery) => {
+            name.push(b'.');
+            name.extend_from_slice(itoa::Buffer::new().format(delivery).as_bytes());
+        }
+    }
+    name
+}
+
+/// Pushes of one priority keep their order; those next to each other with the same options are one run.
+fn write_pushes(call: &mut Call, operations: &[Operation]) {
+    let width = suffix_width(pushed_jobs(operations));
+    for priority in Priority::ALL {
+        let mut run: Vec<(usize, &Push)> = Vec::new();
+        let mut number = 0;
+        for push in operations.iter().filter_map(as_push) {
+            if push.options.priority == priority {
+                if run.last().is_some_and(|(_, last)| last.options != push.options) {
+                    write_push_run(call, &run, width);
+                    run.clear();
+                }
+                run.push((number, push));
+            }
+            number += push.payloads.len();
+        }
+        write_push_run(call, &run, width);
+    }
+}
+
+fn write_push_run(call: &mut Call, run: &[(usize, &Push)], width: usize) {
+    let Some((_, Push { options, .. })) = run.first() else {
+        return;
+    };
+    call.word(b"p");
+    call.number(run.iter().map(|(_, push)| push.payloads.len() as u64).sum());
+    call.word(&[options.priority.letter()]);
+    write_options(call, options);
+    for (number, push) in run {
+        for (i, payload) in push.payloads.iter().enumerate() {
+            call.word(&suffix(number + i, width, options.priority));
+            call.word(payload);
+        }
+    }
+}
+
+fn write_options(call: &mut Call, options: &JobOptions) {
+    match options.start {
+        Start::Now => call.word(b""),
+        Start::After(ms) => call.word(format!("+{ms}").as_bytes()),
+        Start::At(ms) => call.word(format!("={ms}").as_bytes()),
+    }
+    call.number_or_empty(options.ttl);
+    call.word(&encode_options(options));
+}
+
+/// One width for all jobs of a call, so that their ids sort as they were pushed.
+fn suffix_width(jobs: usize) -> usize {
+    match jobs {
+        0..=1296 => 2,
+        1297..=46656 => 3,
+        _ => 4,
+    }
+}
+
+/// What an id has behind its stamp: the job's number within the call, and its priority.
+fn suffix(number: usize, width: usize, priority: Priority) -> Vec<u8> {
+    let mut suffix = Vec::with_capacity(width + 1);
+    put_base36(number as u64, width, &mut suffix);
+    suffix.push(priority.letter());
+    suffix
+}
+
+/// `operations` are those that the call carried.
+pub fn decode(operations: &[Operation], reply: Bytes) -> Result<BatchReply, CallError> {
+    let (standing, mut reader, _) = open(reply)?;
+    let mut answer = Answer {
+        stamp: reader.bulk()?,
+        width: suffix_width(pushed_jobs(operations)),
+        pushed: 0,
+        missed: places(&mut reader)?,
+        place: 0,
+        popped: popped(&mut reader)?.into_iter(),
+    };
+    let outcomes = operations.iter().map(|operation| answer.outcome(operation));
+    let outcomes = outcomes.collect::<Result<_, _>>()?;
+    Ok(BatchReply { standing, outcomes })
+}
+
+/// A reply being dealt out to the operations.
+struct Answer {
+    stamp: Bytes,
+    width: usize,
+    pushed: usize,
+    /// In ascending order.
+    missed: std::iter::Peekable<std::vec::IntoIter<u64>>,
+    place: u64,
+    popped: std::vec::IntoIter<Job>,
+}
+
+impl Answer {
+    fn outcome(&mut self, operation: &Operation) -> Result<Outcome, BadReply> {
+        Ok(match operation {
+            Operation::Push(_) if self.stamp.as_ref() == b"OOM" => Outcome::OutOfMemory,
+            Operation::Push(push) => Outcome::Pushed(self.ids(push)?),
+            Operation::Ack(claims) => Outcome::Acked(self.counted(claims.len())),
+            Operation::Nack(nack) => Outcome::Nacked(self.counted(nack.claims.len())),
+            Operation::Extend { claims, .. } => Outcome::Extended(self.counted(claims.len())),
+            Operation::Return(_) => Outcome::Returned,
+            Operation::Pop(pop) => Outcome::Popped(self.popped.by_ref().take(pop.count as usize).collect()),
+        })
+    }
+
+    fn ids(&mut self, push: &Push) -> Result<Vec<LocalId>, BadReply> {
+        let first = self.pushed;
+        self.pushed += push.payloads.len();
+        let id = |number| {
+            let suffix = suffix(number, self.width, push.options.priority);
+            LocalId::parse(&[self.stamp.as_ref(), &suffix].concat()).ok_or(BadReply("a stamp was due"))
+        };
+        (first..self.pushed).map(id).collect()
+    }
+
+    fn counted(&mut self, claims: usize) -> u32 {
+        self.place += claims as u64;
+        let mut counted = claims as u32;
+        while self.missed.next_if(|&place| place <= self.place).is_some() {
+            counted -= 1;
+        }
+        counted
+    }
+}
+
+fn places(reader: &mut Reader) -> Result<std::iter::Peekable<std::vec::IntoIter<u64>>, BadReply> {
+    let len = reader.array()?;
+    let places = (0..len).map(|_| reader.integer().and_then(super::unsigned));
+    Ok(places.collect::<Result<Vec<_>, _>>()?.into_iter().peekable())
+}
+
+fn popped(reader: &mut Reader) -> Result<Vec<Job>, BadReply> {
+    let ids = strings(reader)?;
+    let payloads = strings(reader)?;
+    let records = strings(reader)?;
+    let mut jobs = Vec::with_capacity(ids.len());
+    for (i, (id, payload)) in ids.into_iter().zip(payloads).enumerate() {
+        let id = id
+            .as_deref()
+            .and_then(LocalId::parse)
+            .ok_or(BadReply("a job's id was due"))?;
+        let payload = payload.ok_or(BadReply("a payload was due"))?;
+        let record = records.get(i).cloned().flatten();
+        let delivery = Record::decode_or_default(record.as_ref())?.delivery();
+        jobs.push(Job {
+            id,
+            delivery,
+            payload,
+            record,
+        });
+    }
+    Ok(jobs)
+}
+
+fn strings(reader: &mut Reader) -> Result<Vec<Option<Bytes>>, BadReply> {
+    let len = reader.array()?;
+    (0..len).map(|_| reader.bulk_or_null()).collect()
+}

@@ -1,0 +1,71 @@
+//! Writes one call of a script as Redis takes it: `EVALSHA sha keys… argv…`.
+//! A call is bytes from then on. A lane keeps them until it has the reply, as a repeat must be the same call.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::Script;
+use super::keys::{FIXED, KEYS, Partition, Settings, put_bulk, put_header, put_number};
+
+/// A call being written.
+pub struct Call {
+    out: BytesMut,
+    arguments: usize,
+}
+
+/// Room for the array's header, which counts the arguments and so comes last.
+const HEADER: usize = 16;
+
+impl Call {
+    /// `sequence`: 0 for a look-up, which leaves no trace.
+    pub fn new(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
+        let mut out = BytesMut::with_capacity(1024);
+        out.put_bytes(0, HEADER);
+        put_bulk(b"EVALSHA", &mut out);
+        put_bulk(script.sha.as_bytes(), &mut out);
+        put_number(KEYS as u64, &mut out);
+        out.put_slice(&partition.rendered);
+        put_number(sequence, &mut out);
+        settings.write(&mut out);
+        Self {
+            out,
+            arguments: 3 + KEYS + FIXED,
+        }
+    }
+
+    pub fn word(&mut self, word: &[u8]) {
+        put_bulk(word, &mut self.out);
+        self.arguments += 1;
+    }
+
+    pub fn number(&mut self, number: u64) {
+        put_number(number, &mut self.out);
+        self.arguments += 1;
+    }
+
+    /// Empty: not given.
+    pub fn number_or_empty(&mut self, number: Option<u64>) {
+        match number {
+            Some(number) => self.number(number),
+            None => self.word(b""),
+        }
+    }
+
+    pub fn finish(mut self) -> Bytes {
+        let mut header = BytesMut::with_capacity(HEADER);
+        put_header(b'*', self.arguments, &mut header);
+        let start = HEADER - header.len();
+        self.out[start..HEADER].copy_from_slice(&header);
+        self.out.advance(start);
+        self.out.freeze()
+    }
+}
+
+/// `SCRIPT LOAD source`, for a Redis that answered NOSCRIPT. It answers the script's `sha`.
+pub fn load(script: &Script) -> Bytes {
+    let mut out = BytesMut::with_capacity(script.source.len() + 64);
+    put_header(b'*', 3, &mut out);
+    put_bulk(b"SCRIPT", &mut out);
+    put_bulk(b"LOAD", &mut out);
+    put_bulk(script.source.as_bytes(), &mut out);
+    out.freeze()
+}

@@ -1,0 +1,147 @@
+//! The scripts: everything that changes or shows a queue is one of these Lua files, run by Redis in one step.
+//! Each file begins with its contract. Here they are put together, called, and their replies understood; when to call which
+//! is the lanes' business, and nothing here talks to Redis.
+//!
+//! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
+//!   `upkeep.lua` stands in each of them: bringing back what is due.
+//! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
+//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`) and [`remove`] (`delete.lua`, `purge.lua`).
+//! - [`record`]: what is remembered of a job.
+//! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
+
+pub mod batch;
+pub mod call;
+pub mod keys;
+pub mod look;
+pub mod record;
+pub mod remove;
+pub mod wake;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::resp::reader::{BadReply, Element, Reader};
+
+pub use batch::{Batch, BatchReply, Job, Outcome};
+pub use keys::{Partition, Settings};
+pub use record::Record;
+
+/// One script, ready to be loaded and called.
+#[derive(Debug)]
+pub struct Script {
+    pub name: &'static str,
+    pub source: String,
+    /// What EVALSHA calls it by: 40 hex digits.
+    pub sha: String,
+}
+
+/// All scripts.
+#[derive(Debug)]
+pub struct Scripts {
+    pub batch: Script,
+    pub stats: Script,
+    pub peek: Script,
+    pub job: Script,
+    pub delete: Script,
+    pub purge: Script,
+}
+
+const PRELUDE: &str = include_str!("prelude.lua");
+const UPKEEP: &str = include_str!("upkeep.lua");
+const INCLUDE_UPKEEP: &str = "--@include upkeep";
+const CLOCK: &str = "call('TIME')";
+
+impl Scripts {
+    pub fn new() -> Self {
+        Self::with_prelude(PRELUDE)
+    }
+
+    /// For tests: the time is what stands in the hash `key`, fields `s` and `us`, as TIME would say it.
+    pub fn with_test_clock(key: &str) -> Self {
+        Self::with_prelude(&PRELUDE.replace(CLOCK, &format!("call('HMGET', '{key}', 's', 'us')")))
+    }
+
+    fn with_prelude(prelude: &str) -> Self {
+        let script = |name, body: &str| {
+            let source = format!("{prelude}\n{}", body.replace(INCLUDE_UPKEEP, UPKEEP));
+            let sha = sha1_smol::Sha1::from(&source).digest().to_string();
+            Script { name, source, sha }
+        };
+        Self {
+            batch: script("batch", include_str!("batch.lua")),
+            stats: script("stats", include_str!("stats.lua")),
+            peek: script("peek", include_str!("peek.lua")),
+            job: script("job", include_str!("job.lua")),
+            delete: script("delete", include_str!("delete.lua")),
+            purge: script("purge", include_str!("purge.lua")),
+        }
+    }
+
+    pub fn all(&self) -> [&Script; 6] {
+        [
+            &self.batch,
+            &self.stats,
+            &self.peek,
+            &self.job,
+            &self.delete,
+            &self.purge,
+        ]
+    }
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why a call has no outcome.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CallError {
+    /// Redis refused the call, and nothing of it was done: NOSCRIPT, READONLY, LOADING, MISCONF …; the error's line.
+    #[error("{}", String::from_utf8_lossy(.0))]
+    Refused(Bytes),
+    #[error(transparent)]
+    BadReply(#[from] BadReply),
+}
+
+/// How the queue stands after a call. Every reply begins with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Redis's clock, Unix ms.
+    pub now: u64,
+    /// When the first lease ends or the first delay is over, Unix ms.
+    pub next_due: Option<u64>,
+    /// Jobs ready to be popped.
+    pub ready: u64,
+    /// More was due than one call brings back: call again before you believe what is missing.
+    pub more: bool,
+}
+
+/// Opens a reply: its standing, and the reader behind it with the number of elements left.
+fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
+    let mut reader = Reader::new(reply);
+    let len = match reader.element()? {
+        Element::Array(len) if len >= 4 => len - 4,
+        Element::Error(line) => return Err(CallError::Refused(line)),
+        _ => return Err(BadReply("an array was due").into()),
+    };
+    let now = unsigned(reader.integer()?)?;
+    let next_due = reader.integer_or_null()?.map(unsigned).transpose()?;
+    let ready = unsigned(reader.integer()?)?;
+    let more = reader.integer()? == 1;
+    Ok((
+        Standing {
+            now,
+            next_due,
+            ready,
+            more,
+        },
+        reader,
+        len,
+    ))
+}
+
+fn unsigned(value: i64) -> Result<u64, BadReply> {
+    u64::try_from(value).map_err(|_| BadReply("a negative count"))
+}

@@ -1,0 +1,97 @@
+-- What every script of a queue begins with: its keys, its clock, and whether this very call was applied before.
+-- The loader puts this file in front of each of the others, so that it is one chunk with them. It makes few functions:
+-- each costs every call a little, whether it is used or not. What is seldom needed is in upkeep.lua.
+--
+-- KEYS, all of one partition and so of one hash tag, T = <prefix>:{<queue>/<partition>}:
+--   T:jobs    hash  id → payload, byte for byte. A job exists as long as it stands here, and no longer.
+--   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
+--                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
+--                   l lease, e error). A plain waiting job has none.
+--   T:ready:urgent, :high, :normal, :low   lists of ids, the head is served first
+--   T:delayed zset  id, due ms
+--   T:leases  zset  lease name, end ms. The name is the id on its first delivery, id.n on its n-th: a receipt of an
+--                   earlier delivery names no member, and so can do nothing to the job.
+--   T:dead    zset  id, ms of its death
+--   T:expiry  zset  id, ms: the ready and delayed jobs that have a TTL
+--   T:stats   hash  stamp: the last one given out; due: what the waiting workers were told; counters; and for each
+--                   priority the number of tombstones, ids in its list whose job was deleted or has expired
+--   T:waiting zset  worker, ms since when it waits for a job
+--   T:lane:<worker> string  the last sequence applied and its outcome, for a while
+-- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
+-- in its ready list.
+--
+-- ARGV: who calls (worker, prefix of the wake channels, queue: words with a space between), sequence, the queue's
+-- settings (seven numbers likewise: lease, retries, backoff, longest backoff, lapses allowed, dead letters kept, for how
+-- long); from the fourth on what the script itself asks for.
+-- All times are ms. 0 lapses, dead letters or time: no bound.
+--
+-- An id is ten digits of base 36 (Redis's clock in µs, later than any before), some more that count within one call,
+-- and the first letter of its priority. So ids sort in push order, and say when a job was pushed and where it belongs.
+
+local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
+local ARGV = ARGV
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, lane = unpack(KEYS)
+local sequence = ARGV[2]
+local lists = {u = urgent, h = high, n = normal, l = low}
+
+local BITE = 1000 -- arguments to one command; Lua's stack holds some thousands
+local KEPT = 600000 -- ms for which a lane's last outcome is kept; a lane gives a call up long before
+
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = floor(now_us / 1000)
+
+local known = call('HMGET', stats, 'u', 'h', 'n', 'l', 'stamp', 'due', 'pushed')
+local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber(known[3]), l = tonumber(known[4])}
+local changes = {} -- of counters and tombstones, by how much
+
+-- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
+local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting) == 0
+local more = false -- upkeep is left
+
+-- Applied once. A lane numbers its calls from 1 and has one in flight; one that it has to doubt it repeats.
+--   1. `before` is what this very call came to when it was applied, if it was. A look-up has no number.
+--   2. The script keeps its outcome under `lane`, in the same step as all that it did, so that they are lost or kept
+--      together. A call that did nothing keeps nothing.
+local before = sequence ~= '0' and call('GET', lane)
+if before then
+  local at = find(before, '\n', 1, true)
+  local last = tonumber(sub(before, 1, at - 1))
+  if last > tonumber(sequence) then
+    return redis.error_reply('STALE call ' .. sequence .. ' of a lane that is at ' .. last)
+  end
+  before = last == tonumber(sequence) and sub(before, at + 1)
+end
+
+local function ready_in(letter)
+  return call('LLEN', lists[letter]) - (tombstones[letter] or 0) - (changes[letter] or 0)
+end
+
+-- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, whether
+-- upkeep is left.
+local function standing()
+  local soonest = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
+  local ready = ready_in('n')
+  if not plain then
+    local due = tonumber(call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+    soonest = due and min(due, soonest or due) or soonest
+    ready = ready + ready_in('u') + ready_in('h') + ready_in('l')
+  end
+  return now, soonest or false, ready, more and 1 or 0
+end
+
+-- Writes the counters. A list that holds nothing but tombstones goes.
+local function settle()
+  for letter, key in pairs(lists) do
+    local buried = (tombstones[letter] or 0) + (changes[letter] or 0)
+    if buried > 0 and call('LLEN', key) == buried then
+      call('UNLINK', key)
+      changes[letter] = (changes[letter] or 0) - buried
+    end
+  end
+  for field, by in pairs(changes) do
+    if by ~= 0 then
+      call('HINCRBY', stats, field, by)
+    end
+  end
+end

@@ -1,0 +1,46 @@
+-- How a queue stands: QLEN and QSTATS. Brings back what is due first, so that it counts as ready; while `more` is 1 the
+-- figures are not final.
+--
+-- Returns now, next due or false, ready, more, whether the queue was ever pushed to (1 or 0), urgent, high, normal, low,
+-- delayed, leased, dead, ms for which the longest ready job has been so, pushed, acked, nacked, expired, deduplicated,
+-- redriven.
+
+--@include upkeep
+bring_back()
+
+-- A list stands in the order in which its jobs took their place at its back, so that its first live job is its oldest.
+-- Tombstones before that one go, a bounded number.
+local TOMBSTONES = 500
+local passed = 0
+
+local function ready_since(letter)
+  while passed < TOMBSTONES do
+    local id = call('LINDEX', lists[letter], 0)
+    if not id then
+      return now
+    elseif call('HEXISTS', jobs, id) == 1 then
+      return recall(id).t or floor(tonumber(sub(id, 1, 10), 36) / 1000)
+    end
+    call('LPOP', lists[letter])
+    count(letter, -1)
+    passed = passed + 1
+  end
+  more = true
+  return now
+end
+
+local oldest = now
+for letter in pairs(lists) do
+  oldest = min(oldest, ready_since(letter))
+end
+
+settle()
+local t, due, ready, left = standing()
+local counters = call('HMGET', stats, 'stamp', 'pushed', 'acked', 'nacked', 'expired', 'deduplicated', 'redriven')
+for i = 2, 7 do
+  counters[i] = tonumber(counters[i] or 0)
+end
+return {
+  t, due, ready, left, counters[1] and 1 or 0, ready_in('u'), ready_in('h'), ready_in('n'), ready_in('l'),
+  call('ZCARD', delayed), call('ZCARD', leases), call('ZCARD', dead), now - oldest, unpack(counters, 2),
+}

@@ -1,0 +1,176 @@
+-- Bringing back what is due, and what can befall a job besides being pushed, popped and acknowledged.
+-- Not a script: the loader puts it where the scripts say so, in batch.lua into the branch that is seldom taken.
+
+local insert, pack, unpacked = table.insert, cmsgpack.pack, cmsgpack.unpack
+
+local settings = {}
+for number in ARGV[3]:gmatch('%d+') do
+  insert(settings, tonumber(number))
+end
+local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age = unpack(settings)
+
+-- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 ms.
+local LAPSED, EXPIRED, DUE, BURIED = 128, 128, 400, 200
+
+local function count(field, by)
+  changes[field] = (changes[field] or 0) + by
+end
+
+-- Runs a variadic command over part of a list, in bites. The sum of what it answered.
+local function variadic(command, key, list, first, last)
+  local sum = 0
+  for i = first, last, BITE do
+    sum = sum + call(command, key, unpack(list, i, min(i + BITE - 1, last)))
+  end
+  return sum
+end
+
+local function recall(id)
+  local record = not plain and call('HGET', meta, id)
+  return record and unpacked(record) or {}
+end
+
+local function remember(id, record)
+  plain = false
+  call('HSET', meta, id, pack(record))
+end
+
+local function forget(id)
+  call('HDEL', jobs, id)
+  call('HDEL', meta, id)
+end
+
+-- The delivery that is the job's current one, or will be its next.
+local function delivery(record)
+  return 1 + (record.n or 0) + (record.s or 0)
+end
+
+local function lease_name(id, record)
+  local n = delivery(record)
+  return n == 1 and id or id .. '.' .. n
+end
+
+local function lapsed_at(record, at)
+  return record.x and record.x <= at
+end
+
+local function expire(id)
+  forget(id)
+  count('expired', 1)
+end
+
+local function bury(id, record, at)
+  remember(id, record)
+  call('ZADD', dead, at, id)
+end
+
+-- To the front of its priority, or away if its TTL is over. `fronts` gathers, `to_the_front` moves them.
+local function line_up(fronts, id, record)
+  if lapsed_at(record, now) then
+    return expire(id)
+  end
+  local letter = sub(id, -1)
+  fronts[letter] = fronts[letter] or {}
+  insert(fronts[letter], id)
+  if record.x then
+    call('ZADD', expiry, record.x, id)
+  end
+end
+
+local function to_the_front(fronts)
+  plain = false
+  for letter, ids in pairs(fronts) do
+    table.sort(ids, function(a, b) return a > b end)
+    variadic('LPUSH', lists[letter], ids, 1, #ids)
+  end
+end
+
+-- Bringing back what is due, in this order:
+--   1. Leases that ended: ready at the front, or dead, or expired, judged as of the moment the lease ended.
+--   2. Jobs past their TTL go. One that stands in a ready list leaves a tombstone there: taking it out would cost the
+--      length of the list.
+--   3. Delayed jobs go to the back of their priority, in the order in which they fell due.
+--   4. Dead letters beyond the number or the age that is kept go.
+
+local function end_leases()
+  local ended = call('ZRANGEBYSCORE', leases, '-inf', now, 'WITHSCORES', 'LIMIT', 0, LAPSED)
+  if #ended == 0 then
+    return
+  end
+  more = more or #ended == 2 * LAPSED
+  plain = false
+  local fronts = {}
+  for i = 1, #ended, 2 do
+    local name, at = ended[i], tonumber(ended[i + 1])
+    local dot = find(name, '.', 1, true)
+    local id = dot and sub(name, 1, dot - 1) or name
+    local record = recall(id)
+    local used_up = delivery(record) >= (record.r or retries)
+    call('ZREM', leases, name)
+    record.s = (record.s or 0) + 1
+    if lapsed_at(record, at) then
+      expire(id)
+    elseif used_up or (lapses_allowed > 0 and record.s >= lapses_allowed) then
+      bury(id, record, at)
+    else
+      remember(id, record)
+      line_up(fronts, id, record)
+    end
+  end
+  to_the_front(fronts)
+end
+
+local function drop_expired()
+  local ids = call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', 0, EXPIRED)
+  more = more or #ids == EXPIRED
+  for _, id in ipairs(ids) do
+    call('ZREM', expiry, id)
+    if call('ZREM', delayed, id) == 0 then
+      count(sub(id, -1), 1)
+    end
+    expire(id)
+  end
+end
+
+local function end_delays()
+  local ids = call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, DUE)
+  if #ids == 0 then
+    return
+  end
+  more = more or #ids == DUE
+  local due = {}
+  for _, id in ipairs(ids) do
+    local letter = sub(id, -1)
+    due[letter] = due[letter] or {}
+    insert(due[letter], id)
+  end
+  variadic('ZREM', delayed, ids, 1, #ids)
+  for letter, list in pairs(due) do
+    variadic('RPUSH', lists[letter], list, 1, #list)
+  end
+end
+
+local function trim_dead()
+  local surplus = dead_kept > 0 and call('ZCARD', dead) - dead_kept or 0
+  local ids = {}
+  if surplus > 0 then
+    ids = call('ZRANGE', dead, 0, min(surplus, BURIED) - 1)
+  elseif dead_age > 0 then
+    ids = call('ZRANGEBYSCORE', dead, '-inf', now - dead_age, 'LIMIT', 0, BURIED)
+  end
+  more = more or #ids == BURIED
+  if #ids > 0 then
+    variadic('ZREM', dead, ids, 1, #ids)
+    variadic('HDEL', jobs, ids, 1, #ids)
+    variadic('HDEL', meta, ids, 1, #ids)
+  end
+end
+
+local function bring_back()
+  end_leases()
+  if not plain then
+    drop_expired()
+    end_delays()
+    trim_dead()
+  end
+end

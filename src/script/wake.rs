@@ -1,0 +1,25 @@
+//! What a worker hears on its wake channel while clients of its wait.
+//! Who is told, and when, is decided in `batch.lua`, in the step that changed the queue.
+
+use crate::queue::operation::QueueName;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Jobs are ready, and this worker was chosen to take them. It no longer stands among the waiting; if it wants
+    /// nothing any more it must send a batch all the same, empty if need be, which calls the next.
+    Come(QueueName),
+    /// Something is due at that Unix time in ms, sooner than what this worker was told.
+    Due(QueueName, u64),
+}
+
+impl Wake {
+    /// `None`: not a message of ours.
+    pub fn parse(message: &[u8]) -> Option<Self> {
+        let mut parts = message.splitn(2, |&byte| byte == b' ');
+        let queue = QueueName::new(parts.next()?)?;
+        match parts.next() {
+            None => Some(Self::Come(queue)),
+            Some(due) => Some(Self::Due(queue, std::str::from_utf8(due).ok()?.parse().ok()?)),
+        }
+    }
+}

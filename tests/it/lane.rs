@@ -1,0 +1,268 @@
+//! One worker's lane to one queue, without a proxy: it writes the calls of `millrace::script` to a Redis of the test's own,
+//! one at a time, and reads their replies. The scripts run by a clock that the test sets.
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use millrace::queue::id::LocalId;
+use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, QueueName, State};
+use millrace::resp::frame::{Frame, FrameScanner};
+use millrace::script::look::{self, JobView, Stats};
+use millrace::script::remove;
+use millrace::script::{
+    Batch, BatchReply, CallError, Job, Outcome, Partition, Scripts, Settings, Standing, batch, call,
+};
+
+use crate::support::{Client, PATIENCE, RedisServer};
+
+const CLOCK: &str = "test:clock";
+
+/// A Redis with the scripts loaded, and its clock.
+pub struct Bench {
+    pub redis: RedisServer,
+    pub scripts: Scripts,
+    now_us: Cell<u64>,
+}
+
+impl Bench {
+    pub fn start() -> Rc<Self> {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(arguments: &[&str]) -> Rc<Self> {
+        let redis = RedisServer::start_with(arguments);
+        let scripts = Scripts::with_test_clock(CLOCK);
+        let mut client = Client::connect_unix(&redis.socket()).unwrap();
+        for script in scripts.all() {
+            client.send_bytes(&call::load(script));
+            assert_eq!(client.receive().text(), script.sha);
+        }
+        let bench = Self {
+            redis,
+            scripts,
+            now_us: Cell::new(0),
+        };
+        bench.set_clock(1_700_000_000_000_000);
+        Rc::new(bench)
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect_unix(&self.redis.socket()).unwrap()
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now_us.get() / 1000
+    }
+
+    pub fn advance(&self, ms: u64) {
+        self.set_clock(self.now_us.get() + ms * 1000);
+    }
+
+    fn set_clock(&self, us: u64) {
+        self.now_us.set(us);
+        let (s, us) = ((us / 1_000_000).to_string(), (us % 1_000_000).to_string());
+        self.connect().call(&["HSET", CLOCK, "s", &s, "us", &us]);
+    }
+}
+
+pub struct Lane {
+    pub bench: Rc<Bench>,
+    pub settings: Settings,
+    /// The next batch says that clients wait besides those of its pops.
+    pub parked: bool,
+    partition: Partition,
+    stream: UnixStream,
+    sequence: u64,
+    last: (Vec<Operation>, Bytes),
+}
+
+impl Lane {
+    pub fn new(bench: &Rc<Bench>, queue: &str, worker: &str) -> Self {
+        let queue = QueueName::new(queue.as_bytes()).unwrap();
+        let stream = UnixStream::connect(bench.redis.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            bench: Rc::clone(bench),
+            settings: Settings::default(),
+            parked: false,
+            partition: Partition::new("q", &queue, 0, worker),
+            stream,
+            sequence: 0,
+            last: (Vec::new(), Bytes::new()),
+        }
+    }
+
+    pub fn batch(&mut self, operations: &[Operation]) -> BatchReply {
+        self.try_batch(operations).unwrap()
+    }
+
+    pub fn try_batch(&mut self, operations: &[Operation]) -> Result<BatchReply, CallError> {
+        self.sequence += 1;
+        let batch = Batch {
+            sequence: self.sequence,
+            jitter: 0.5,
+            parked: self.parked,
+            operations,
+        };
+        let call = batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch);
+        self.last = (operations.to_vec(), call);
+        self.repeat()
+    }
+
+    /// The last batch again, as after a lost connection.
+    pub fn repeat(&mut self) -> Result<BatchReply, CallError> {
+        let (operations, call) = self.last.clone();
+        let reply = self.exchange(&call);
+        batch::decode(&operations, reply)
+    }
+
+    /// The one operation's outcome.
+    pub fn one(&mut self, operation: Operation) -> Outcome {
+        self.batch(&[operation]).outcomes.remove(0)
+    }
+
+    pub fn push(&mut self, payload: &str) -> LocalId {
+        self.push_with(payload, JobOptions::default())
+    }
+
+    pub fn push_with(&mut self, payload: &str, options: JobOptions) -> LocalId {
+        let push = Push {
+            payloads: vec![Bytes::copy_from_slice(payload.as_bytes())],
+            options,
+        };
+        match self.one(Operation::Push(push)) {
+            Outcome::Pushed(ids) => ids[0],
+            other => panic!("not pushed: {other:?}"),
+        }
+    }
+
+    pub fn pop(&mut self, count: u32) -> Vec<Job> {
+        match self.one(Operation::Pop(Pop {
+            count,
+            lease: None,
+            noack: false,
+            waits: false,
+        })) {
+            Outcome::Popped(jobs) => jobs,
+            other => panic!("not popped: {other:?}"),
+        }
+    }
+
+    pub fn pop_payloads(&mut self, count: u32) -> Vec<String> {
+        self.pop(count)
+            .iter()
+            .map(|job| String::from_utf8(job.payload.to_vec()).unwrap())
+            .collect()
+    }
+
+    pub fn ack(&mut self, claim: Claim) -> u32 {
+        match self.one(Operation::Ack(vec![claim])) {
+            Outcome::Acked(acked) => acked,
+            other => panic!("no ack: {other:?}"),
+        }
+    }
+
+    pub fn nack(&mut self, claim: Claim, delay: Option<u64>) -> u32 {
+        match self.one(Operation::Nack(Nack {
+            claims: vec![claim],
+            delay,
+            error: None,
+            dead: false,
+        })) {
+            Outcome::Nacked(nacked) => nacked,
+            other => panic!("no nack: {other:?}"),
+        }
+    }
+
+    pub fn stats(&mut self) -> Stats {
+        let call = look::stats(&self.bench.scripts, &self.partition, &self.settings);
+        self.until_final(&call, look::stats_reply)
+    }
+
+    pub fn job(&mut self, id: LocalId) -> Option<JobView> {
+        let call = look::job(&self.bench.scripts, &self.partition, &self.settings, id);
+        self.until_final(&call, look::job_reply)
+    }
+
+    pub fn peek(&mut self, state: State, count: u64, offset: u64) -> Vec<JobView> {
+        let call = look::peek(
+            &self.bench.scripts,
+            &self.partition,
+            &self.settings,
+            state,
+            count,
+            offset,
+        );
+        self.until_final(&call, |reply| look::peek_reply(reply, state))
+    }
+
+    pub fn delete(&mut self, ids: &[LocalId]) -> u64 {
+        self.sequence += 1;
+        let call = remove::delete(&self.bench.scripts, &self.partition, &self.settings, self.sequence, ids);
+        let (first, again) = (self.exchange(&call), self.exchange(&call));
+        assert_eq!(
+            remove::deleted(first.clone()).unwrap().1,
+            remove::deleted(again).unwrap().1,
+            "a repeat"
+        );
+        remove::deleted(first).unwrap().1
+    }
+
+    pub fn purge(&mut self, state: Option<State>) -> u64 {
+        let mut removed = 0;
+        loop {
+            self.sequence += 1;
+            let call = remove::purge(
+                &self.bench.scripts,
+                &self.partition,
+                &self.settings,
+                self.sequence,
+                state,
+            );
+            let (first, again) = (self.exchange(&call), self.exchange(&call));
+            let (_, purged) = remove::purged(first).unwrap();
+            assert_eq!(remove::purged(again).unwrap().1, purged, "a repeat");
+            removed += purged.removed;
+            if !purged.more {
+                return removed;
+            }
+        }
+    }
+
+    fn until_final<T>(&mut self, call: &Bytes, read: impl Fn(Bytes) -> Result<(Standing, T), CallError>) -> T {
+        loop {
+            let (standing, value) = read(self.exchange(call)).unwrap();
+            if !standing.more {
+                return value;
+            }
+        }
+    }
+
+    fn exchange(&mut self, call: &[u8]) -> Bytes {
+        self.stream.write_all(call).unwrap();
+        let (mut input, mut scanner, mut chunk) = (Vec::new(), FrameScanner::default(), [0; 64 * 1024]);
+        loop {
+            let read = self.stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "Redis closed the connection");
+            input.extend_from_slice(&chunk[..read]);
+            if let Some(frame) = scanner.scan(&input).unwrap() {
+                assert_eq!(frame, Frame::Reply(input.len()));
+                return input.into();
+            }
+        }
+    }
+}
+
+pub fn by_receipt(job: &Job) -> Claim {
+    Claim {
+        job: job.id,
+        delivery: Some(job.delivery),
+    }
+}
+
+pub fn by_id(job: LocalId) -> Claim {
+    Claim { job, delivery: None }
+}

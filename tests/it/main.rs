@@ -1,0 +1,10 @@
+//! The integration tests: one binary, a module for each thing shown. What they stand on is in tests/support.
+#![allow(clippy::unwrap_used)] // here an unwrap that fails is a test that fails
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
+mod support;
+
+mod lane;
+mod scripts;
+mod servers;

@@ -1,0 +1,134 @@
+//! A real redis-server: its own directory, a unix socket and a free loopback port, ready when PING answers.
+//! It can be frozen, killed and started again on the same addresses and data. Nothing is persisted unless asked for.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::{Client, PATIENCE, Reply, free_port, wait_until};
+
+pub struct RedisServer {
+    process: Process, // before `dir`: fields are dropped in this order, and the server goes before its files
+    dir: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    pub fn start() -> RedisServer {
+        Self::start_with(&[])
+    }
+
+    /// Further arguments as redis-server takes them: `&["--appendonly", "yes"]`.
+    pub fn start_with(arguments: &[&str]) -> RedisServer {
+        let dir = tempfile::Builder::new()
+            .prefix("redis-")
+            .tempdir()
+            .expect("a temporary directory");
+        let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
+        let port = free_port();
+        let process = launch(dir.path(), port, &arguments);
+        let mut server = RedisServer {
+            process,
+            dir,
+            port,
+            arguments,
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// A connection to the server itself, past any proxy.
+    pub fn client(&self) -> Client {
+        Client::connect_unix(&self.socket()).expect("redis-server accepts connections")
+    }
+
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after `kill`, with the addresses and the directory it had.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.process = launch(self.dir.path(), self.port, &self.arguments);
+        self.wait_until_ready();
+    }
+
+    /// One field of INFO, `used_memory` for instance.
+    pub fn info(&self, field: &str) -> String {
+        let Reply::Bulk(text) = self.client().call(&["INFO", "everything"]) else {
+            panic!("INFO is a bulk string")
+        };
+        String::from_utf8_lossy(&text)
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned))
+            .unwrap_or_else(|| panic!("INFO has no {field}"))
+    }
+
+    fn wait_until_ready(&mut self) {
+        let socket = self.socket();
+        wait_until(PATIENCE, "redis-server answers PING", || {
+            if let Some(status) = self.process.exited() {
+                self.process.print_log_tail();
+                panic!("redis-server ended as it started: {status}");
+            }
+            Client::connect_unix(&socket).is_ok_and(|mut client| {
+                // Any answer but LOADING will do: a server with a password says NOAUTH and is ready.
+                client.try_call(&["PING"]).is_ok_and(|reply| !reply.is_error("LOADING"))
+            })
+        });
+    }
+}
+
+fn launch(dir: &Path, port: u16, arguments: &[String]) -> Process {
+    let mut command = Command::new("redis-server");
+    command
+        .current_dir(dir)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args([
+            "--unixsocket",
+            "redis.sock",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--enable-debug-command",
+            "yes",
+        ])
+        .args(arguments);
+    Process::spawn("redis-server", &mut command, &dir.join("redis.log"))
+}
