@@ -1,0 +1,83 @@
+//! What it costs to have clients that do nothing: memory for each idle connection, and the commands that a proxy with
+//! a hundred parked consumers sends to a Redis where nothing happens.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{Settings, redis_and_proxy, redis_and_proxy_with};
+use crate::peers::Peer;
+use crate::support::Client;
+use crate::table::{Goal, Report, Row};
+use crate::usage::{raise_open_files, resident_bytes};
+
+const CLIENTS: usize = 10_000;
+const SPARE_FILES: u64 = 500; // the servers' own, and ours
+
+const PARKED: usize = 100;
+const SETTLE: Duration = Duration::from_secs(2);
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// Resident memory for each connection that has sent one SET.
+pub fn memory(_settings: &Settings, report: &mut Report) -> Result<()> {
+    let clients = CLIENTS.min(raise_open_files()?.saturating_sub(SPARE_FILES) as usize);
+    let (redis, proxy) = redis_and_proxy_with(0, |plan| plan.set("limits.max_clients", &(2 * CLIENTS).to_string()));
+    let nutcracker = Peer::nutcracker(&redis);
+    let ours = bytes_a_client(&proxy.address(), proxy.pid(), clients)?;
+    let theirs = match &nutcracker {
+        Some(peer) => Some((
+            "nutcracker",
+            bytes_a_client(&peer.address(), peer.pid(), clients)? / 1024.0,
+        )),
+        None => None,
+    };
+    report.row(Row {
+        what: format!("Memory an idle connection, {clients} clients"),
+        unit: "KiB",
+        ours: ours / 1024.0,
+        peer: theirs,
+        goal: Goal::Value(4.0),
+        aim: Some(2.0),
+    });
+    Ok(())
+}
+
+fn bytes_a_client(address: &str, pid: u32, clients: usize) -> Result<f64> {
+    one_set(address)?; // whatever a server allocates at its first request is not a client's
+    let before = resident_bytes(pid)?;
+    let held = (0..clients).map(|_| one_set(address)).collect::<Result<Vec<_>>>()?;
+    let after = resident_bytes(pid)?;
+    drop(held);
+    Ok(after.saturating_sub(before) as f64 / clients as f64)
+}
+
+fn one_set(address: &str) -> Result<Client> {
+    let mut client = Client::connect(address).with_context(|| format!("connecting to {address}"))?;
+    let reply = client.try_call(&["SET", "idle", "value"])?;
+    anyhow::ensure!(reply.to_string() == "+OK", "SET got {reply}");
+    Ok(client)
+}
+
+/// Commands a second from a proxy with a hundred blocked pops.
+pub fn commands(settings: &Settings, report: &mut Report) -> Result<()> {
+    let (redis, proxy) = redis_and_proxy(settings.workers);
+    let mut parked = Vec::new();
+    for _ in 0..PARKED {
+        let mut client = proxy.client();
+        client.send(&["QPOP", "idle", "BLOCK", "0"]);
+        parked.push(client);
+    }
+    std::thread::sleep(SETTLE);
+    let before: f64 = redis.info("total_commands_processed").parse()?;
+    std::thread::sleep(WATCHED);
+    let after: f64 = redis.info("total_commands_processed").parse()?;
+    report.row(Row {
+        what: format!("Commands to Redis, {PARKED} blocked pops, idle"),
+        unit: "a second",
+        ours: (after - before - 1.0) / WATCHED.as_secs_f64(), // less one: the INFO that counted
+        peer: None,
+        goal: Goal::Value(5.0),
+        aim: None,
+    });
+    Ok(())
+}

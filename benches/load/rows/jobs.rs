@@ -1,0 +1,154 @@
+//! A whole job: pushed, popped with a lease, acknowledged. What Redis spends on it against a bare list's LPUSH and RPOP,
+//! and what proxy and Redis spend together against beanstalkd and against streams that the clients drive themselves.
+
+use anyhow::Result;
+
+use super::{Settings, redis_and_proxy};
+use crate::closed::{Closed, Crew, Outcome};
+use crate::flow::Dialect;
+use crate::peers::Peer;
+use crate::support::RedisServer;
+use crate::table::{Goal, Report, Row, median};
+
+/// 50 + 50 clients.
+pub fn fifty(settings: &Settings, report: &mut Report) -> Result<()> {
+    against_bare_list(settings, report, 50, 0.6, 0.35)
+}
+
+/// 500 + 500 clients.
+pub fn five_hundred(settings: &Settings, report: &mut Report) -> Result<()> {
+    against_bare_list(settings, report, 500, 0.3, 0.15)
+}
+
+fn against_bare_list(settings: &Settings, report: &mut Report, each: usize, goal: f64, aim: f64) -> Result<()> {
+    let (redis, proxy) = redis_and_proxy(settings.workers);
+    let crew = Crew::Apart {
+        producers: each,
+        consumers: each,
+    };
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut last: Option<(Outcome, Outcome)> = None;
+    for round in 0..settings.rounds {
+        let queue = format!("jobs-{round}");
+        let pids = [redis.pid(), proxy.pid()];
+        let through = Closed {
+            dialect: Dialect::Queue,
+            address: &proxy.address(),
+            queue: &queue,
+            crew,
+            pids: &pids,
+        }
+        .run()?;
+        let direct = bare_list(&redis, &format!("list-{round}"), crew)?;
+        ours.push(through.cpu_a_job(0));
+        bare.push(direct.cpu_a_job(0));
+        last = Some((through, direct));
+    }
+    report.row(Row {
+        what: format!("Redis CPU a job, {each} + {each} clients"),
+        unit: "us",
+        ours: median(ours),
+        peer: Some(("bare list", median(bare))),
+        goal: Goal::Ratio(goal),
+        aim: Some(aim),
+    });
+    if let Some((through, direct)) = last {
+        report.note(format!(
+            "{each} + {each}, last round, ours: {}, proxy CPU {:.1} us",
+            told(&through),
+            through.cpu_a_job(1)
+        ));
+        report.note(format!("{each} + {each}, last round, bare list: {}", told(&direct)));
+    }
+    Ok(())
+}
+
+fn bare_list(redis: &RedisServer, list: &str, crew: Crew) -> Result<Outcome> {
+    let pids = [redis.pid()];
+    let outcome = Closed {
+        dialect: Dialect::List,
+        address: &redis.address(),
+        queue: list,
+        crew,
+        pids: &pids,
+    }
+    .run()?;
+    redis.client().call(&["DEL", list]);
+    Ok(outcome)
+}
+
+/// Proxy and Redis together, against beanstalkd and streams: 50 connections that each push, pop and acknowledge.
+pub fn whole(settings: &Settings, report: &mut Report) -> Result<()> {
+    let (redis, proxy) = redis_and_proxy(settings.workers);
+    let beanstalkd = Peer::beanstalkd();
+    let crew = Crew::Whole { clients: 50 };
+    let (mut ours, mut theirs, mut streams) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..settings.rounds {
+        let queue = format!("whole-{round}");
+        let pids = [redis.pid(), proxy.pid()];
+        let through = Closed {
+            dialect: Dialect::Queue,
+            address: &proxy.address(),
+            queue: &queue,
+            crew,
+            pids: &pids,
+        }
+        .run()?;
+        ours.push(through.cpu_a_job(0) + through.cpu_a_job(1));
+        let (redis_share, proxy_share) = (through.cpu_a_job(0), through.cpu_a_job(1));
+        report.note(format!(
+            "whole, ours: Redis {redis_share:.1} + proxy {proxy_share:.1} us a job; {}",
+            told(&through)
+        ));
+
+        if let Some(beanstalkd) = &beanstalkd {
+            let (address, pids) = (beanstalkd.address(), [beanstalkd.pid()]);
+            let outcome = Closed {
+                dialect: Dialect::Beanstalkd,
+                address: &address,
+                queue: "",
+                crew,
+                pids: &pids,
+            }
+            .run()?;
+            theirs.push(outcome.cpu_a_job(0));
+            report.note(format!("whole, beanstalkd: {}", told(&outcome)));
+        }
+        let (address, stream, pids) = (redis.address(), format!("stream-{round}"), [redis.pid()]);
+        let outcome = Closed {
+            dialect: Dialect::Stream,
+            address: &address,
+            queue: &stream,
+            crew,
+            pids: &pids,
+        }
+        .run()?;
+        streams.push(outcome.cpu_a_job(0));
+        redis.client().call(&["DEL", &stream]);
+    }
+    let ours = median(ours);
+    let what = "Proxy + Redis CPU a job, 50 connections";
+    let row = |peer, goal, aim| Row {
+        what: what.into(),
+        unit: "us",
+        ours,
+        peer: Some(peer),
+        goal,
+        aim,
+    };
+    if theirs.is_empty() {
+        report.note(format!("{what}: peer not installed (beanstalkd)"));
+    } else {
+        report.row(row(("beanstalkd", median(theirs)), Goal::Ratio(1.0), Some(0.85)));
+    }
+    report.row(row(("streams", median(streams)), Goal::None, None));
+    Ok(())
+}
+
+fn told(outcome: &Outcome) -> String {
+    let rate = outcome.jobs_per_second();
+    format!(
+        "{rate:.0} jobs/s; push {}; pop {}; ack {}",
+        outcome.push, outcome.pop, outcome.ack
+    )
+}
