@@ -35,8 +35,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn check(layers: &Layers) -> anyhow::Result<()> {
-    let sources: Vec<_> = std::iter::once("the defaults".into()).chain(layers.sources()).collect();
-    let shown = format!("# from {}\n{}", sources.join(", "), layers.effective()?);
+    let sources: String = layers.sources().iter().map(|source| format!(", {source}")).collect();
+    let shown = format!("# the defaults{sources}\n{}", layers.effective()?);
     std::io::stdout()
         .write_all(shown.as_bytes())
         .context("print the configuration")

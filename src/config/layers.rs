@@ -2,8 +2,7 @@
 //! wrong type or a key that does not exist is refused here; what a value may be is decided later, in `validate`, which
 //! asks this file for the place to blame.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -103,9 +102,10 @@ impl Layers {
     }
 
     /// The file that was read, if any, and the environment's variables that were heeded.
-    pub fn sources(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        let file = self.path.iter().map(|path| path.to_string_lossy());
-        file.chain(self.variables.values().map(|variable| variable.as_str().into()))
+    pub fn sources(&self) -> Vec<String> {
+        let variables: BTreeSet<&String> = self.variables.values().collect();
+        let file = self.path.iter().map(|path| path.display().to_string());
+        file.chain(variables.into_iter().cloned()).collect()
     }
 
     /// An error about a key's value, with the place where the value stands.

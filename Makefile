@@ -1,0 +1,31 @@
+# Everything that is done with this repository. `make help` lists it.
+
+SECONDS_EACH ?= 10
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench fuzz docs lint
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+run: ## install redis-server if it is missing, build, start with proxy.toml (embedded mode)
+	@.ci/install run
+	cargo run --release --locked -- --config proxy.toml
+
+test: ## install what the tests need (Redis, Python and Node clients) and run them all
+	@.ci/install test
+	cargo test --locked
+
+bench: ## run Millrace and its peers side by side and print one table
+	benches/run
+
+fuzz: ## run each fuzz target for a while: make fuzz SECONDS_EACH=600
+	@.ci/install fuzz
+	fuzz/run $(SECONDS_EACH)
+
+docs: ## write docs/config.md anew from the doc comments of src/config/file.rs
+	MILLRACE_WRITE_DOCS=1 cargo test --locked --lib config::docs
+
+lint: ## what CI asks before it runs the tests
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
