@@ -248,13 +248,22 @@ pub(super) fn rename(session: &mut Session, name: &[u8]) -> Result<(), &'static 
 pub(super) fn set_info(request: Request, session: &mut Session, reply: &mut ReplyWriter) {
     let (option, value) = (request.arg(2), request.arg(3));
     let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
+    if !is(b"LIB-NAME") && !is(b"LIB-VER") {
+        return reply.error([b"ERR Unrecognized option '", option, b"'"].concat());
+    }
     let Some(value) = printable(value) else {
-        return reply.error([option, b" cannot contain spaces, newlines or special characters."].concat());
+        return reply.error(
+            [
+                b"ERR ",
+                option,
+                b" cannot contain spaces, newlines or special characters.",
+            ]
+            .concat(),
+        );
     };
-    match () {
-        () if is(b"LIB-NAME") => session.names_mut().lib_name = value,
-        () if is(b"LIB-VER") => session.names_mut().lib_ver = value,
-        () => return reply.error([b"ERR Unrecognized option '", option, b"'"].concat()),
+    match is(b"LIB-NAME") {
+        true => session.names_mut().lib_name = value,
+        false => session.names_mut().lib_ver = value,
     }
     reply.ok();
 }

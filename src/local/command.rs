@@ -3,7 +3,7 @@
 
 use crate::command::queue::{self, Argument, Kind, Spec};
 use crate::command::{Entry, Flags, Keys, Lookup, Table, glob};
-use crate::resp::{OwnedRequest, Protocol, ReplyWriter, Request};
+use crate::resp::{OwnedRequest, ReplyWriter, Request};
 
 use super::{SYNTAX_ERROR, help_lines};
 
@@ -61,7 +61,7 @@ fn names(table: &Table, wanted: impl Fn(&Entry) -> bool + Copy, reply: &mut Repl
     }
 }
 
-/// `COMMAND GETKEYS command [argument …]`; with `AND FLAGS` too, where there are none.
+/// `COMMAND GETKEYS command [argument …]`, and `GETKEYSANDFLAGS` of commands that have none.
 pub(super) fn keys(request: Request, table: &Table, reply: &mut ReplyWriter) {
     let inner: Vec<_> = request.args().skip(2).collect();
     let inner = OwnedRequest::from_words(&inner);

@@ -46,9 +46,12 @@ pub(super) fn reset(session: &mut Session, users: &Users, reply: &mut ReplyWrite
 
 /// `SELECT index`
 pub(super) fn select(request: Request, session: &mut Session, facts: &Facts, reply: &mut ReplyWriter) {
-    // Redis wants a C int.
-    let Some(index) = integer(request.arg(1)).and_then(|index| i32::try_from(index).ok()) else {
+    let Some(index) = integer(request.arg(1)) else {
         return reply.error("ERR value is not an integer or out of range");
+    };
+    // Redis wants a C int first of all.
+    let Ok(index) = i32::try_from(index) else {
+        return reply.error("ERR value is out of range, value must between -2147483648 and 2147483647");
     };
     match u32::try_from(index) {
         Ok(0) => {}

@@ -55,7 +55,7 @@ fn options(request: Request, session: &mut Session, facts: &Facts) -> Result<(),
 }
 
 const NOT_AUTHENTICATED: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the \
-    HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \
+    HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \
     version at the same time";
 
 /// Whatever is behind us, to the client it is one primary that has everything.
