@@ -150,19 +150,22 @@ local function end_delays()
   end
 end
 
-local function trim_dead()
-  local surplus = dead_kept > 0 and call('ZCARD', dead) - dead_kept or 0
-  local ids = {}
-  if surplus > 0 then
-    ids = call('ZRANGE', dead, 0, min(surplus, BURIED) - 1)
-  elseif dead_age > 0 then
-    ids = call('ZRANGEBYSCORE', dead, '-inf', now - dead_age, 'LIMIT', 0, BURIED)
-  end
+local function remove_dead(ids)
   more = more or #ids == BURIED
   if #ids > 0 then
-    variadic('ZREM', dead, ids, 1, #ids)
-    variadic('HDEL', jobs, ids, 1, #ids)
-    variadic('HDEL', meta, ids, 1, #ids)
+    call('ZREM', dead, unpack(ids))
+    call('HDEL', jobs, unpack(ids))
+    call('HDEL', meta, unpack(ids))
+  end
+end
+
+local function trim_dead()
+  local surplus = dead_kept > 0 and call('ZCARD', dead) - dead_kept or 0
+  if surplus > 0 then
+    remove_dead(call('ZRANGE', dead, 0, min(surplus, BURIED) - 1))
+  end
+  if dead_age > 0 then
+    remove_dead(call('ZRANGEBYSCORE', dead, '-inf', now - dead_age, 'LIMIT', 0, BURIED))
   end
 end
 

@@ -45,8 +45,14 @@ impl Bench {
             scripts,
             now_us: Cell::new(0),
         };
-        bench.set_clock(1_700_000_000_000_000);
+        bench.restart_time();
         Rc::new(bench)
+    }
+
+    /// An empty Redis at the beginning of the test's time.
+    pub fn restart_time(&self) {
+        self.connect().run("FLUSHALL");
+        self.set_clock(1_700_000_000_000_000);
     }
 
     pub fn connect(&self) -> Client {
@@ -70,7 +76,7 @@ impl Bench {
 
 pub struct Lane {
     pub bench: Rc<Bench>,
-    pub settings: Settings,
+    settings: Settings,
     /// The next batch says that clients wait besides those of its pops.
     pub parked: bool,
     partition: Partition,
@@ -81,12 +87,16 @@ pub struct Lane {
 
 impl Lane {
     pub fn new(bench: &Rc<Bench>, queue: &str, worker: &str) -> Self {
+        Self::with_settings(bench, queue, worker, Settings::default())
+    }
+
+    pub fn with_settings(bench: &Rc<Bench>, queue: &str, worker: &str, settings: Settings) -> Self {
         let queue = QueueName::new(queue.as_bytes()).unwrap();
         let stream = UnixStream::connect(bench.redis.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             bench: Rc::clone(bench),
-            settings: Settings::default(),
+            settings,
             parked: false,
             partition: Partition::new("q", &queue, 0, worker),
             stream,

@@ -6,5 +6,6 @@
 mod support;
 
 mod lane;
+mod model;
 mod scripts;
 mod servers;

@@ -1,0 +1,421 @@
+//! A queue in memory, as plain as it can be written: what the contract says happens to jobs, without Redis.
+//! `walk` holds the scripts against it. It knows nothing of keys, batches' encoding, bounds or tombstones; only the ids are
+//! taken from the real queue, which makes them, after a check that they are new and in order.
+
+mod soundness;
+mod walk;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use millrace::queue::id::LocalId;
+use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State};
+use millrace::script::look::{JobView, Stats};
+use millrace::script::{Job, Outcome, Record, Settings};
+
+/// Where a job is. A ready one also stands in `Queue::ready`.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Ready,
+    Delayed { due: u64 },
+    Leased { until: u64 },
+    Dead { since: u64 },
+}
+
+impl Place {
+    fn state(self) -> State {
+        match self {
+            Place::Ready => State::Ready,
+            Place::Delayed { .. } => State::Delayed,
+            Place::Leased { .. } => State::Leased,
+            Place::Dead { .. } => State::Dead,
+        }
+    }
+
+    fn at(self) -> Option<u64> {
+        match self {
+            Place::Ready => None,
+            Place::Delayed { due: at } | Place::Leased { until: at } | Place::Dead { since: at } => Some(at),
+        }
+    }
+}
+
+struct Held {
+    payload: Bytes,
+    record: Record,
+    place: Place,
+}
+
+pub struct Queue {
+    settings: Settings,
+    jobs: BTreeMap<LocalId, Held>,
+    ready: [VecDeque<LocalId>; 4],
+    last: Option<LocalId>,
+    counted: Stats,
+}
+
+impl Queue {
+    pub fn new(settings: Settings) -> Self {
+        let ready = std::array::from_fn(|_| VecDeque::new());
+        Self {
+            settings,
+            jobs: BTreeMap::new(),
+            ready,
+            last: None,
+            counted: Stats::default(),
+        }
+    }
+
+    /// A batch: workers' words, upkeep, pushes, pops. `real`: what the real queue answered, for the ids of what was pushed.
+    pub fn batch(&mut self, now: u64, jitter: f64, operations: &[Operation], real: &[Outcome]) -> Vec<Outcome> {
+        let mut outcomes = vec![Outcome::Returned; operations.len()];
+        let mut place = 0;
+        let mut returned = Vec::new();
+        for (operation, outcome) in operations.iter().zip(&mut outcomes) {
+            let mut each = |claims: &[Claim], act: &mut dyn FnMut(&mut Self, LocalId, u64)| {
+                let mut counted = 0;
+                for claim in claims {
+                    place += 1;
+                    if self.holds(*claim) {
+                        act(self, claim.job, place);
+                        counted += 1;
+                    }
+                }
+                counted
+            };
+            match operation {
+                Operation::Ack(claims) => *outcome = Outcome::Acked(each(claims, &mut |queue, id, _| queue.ack(id))),
+                Operation::Nack(nack) => {
+                    let act = &mut |queue: &mut Self, id, place| queue.nack(id, nack, now, jitter, place);
+                    *outcome = Outcome::Nacked(each(&nack.claims, act));
+                }
+                Operation::Extend { claims, lease } => {
+                    let place = Place::Leased { until: now + lease };
+                    *outcome = Outcome::Extended(each(claims, &mut |queue, id, _| queue.job(id).place = place));
+                }
+                Operation::Return(jobs) => {
+                    returned.extend(jobs.iter().filter(|job| self.take_back(job)).map(|j| j.job))
+                }
+                Operation::Push(_) | Operation::Pop(_) => {}
+            }
+        }
+        self.to_the_front(returned, now);
+        self.upkeep(now);
+        for (at, operation) in operations.iter().enumerate() {
+            if let Operation::Push(push) = operation {
+                outcomes[at] = Outcome::Pushed(self.push(push, now, &real[at]));
+            }
+        }
+        for (at, operation) in operations.iter().enumerate() {
+            if let Operation::Pop(pop) = operation {
+                outcomes[at] = Outcome::Popped((0..pop.count).map_while(|_| self.pop(pop, now)).collect());
+            }
+        }
+        outcomes
+    }
+
+    pub fn delete(&mut self, ids: &[LocalId], now: u64) -> u64 {
+        self.upkeep(now);
+        ids.iter().filter(|id| self.remove(**id).is_some()).count() as u64
+    }
+
+    pub fn purge(&mut self, state: Option<State>, now: u64) -> u64 {
+        self.upkeep(now);
+        let chosen = |held: &Held| state.is_none_or(|state| held.place.state() == state);
+        let ids: Vec<_> = self
+            .jobs
+            .iter()
+            .filter(|(_, held)| chosen(held))
+            .map(|(id, _)| *id)
+            .collect();
+        ids.iter().filter_map(|id| self.remove(*id)).count() as u64
+    }
+
+    pub fn stats(&mut self, now: u64) -> Stats {
+        self.upkeep(now);
+        let [urgent, high, normal, low] = self.ready.each_ref().map(|list| list.len() as u64);
+        let oldest = self.ready.iter().filter_map(|list| list.front()).map(|id| {
+            let since = self.jobs[id].record.ready_from;
+            since.unwrap_or(id.pushed_ms())
+        });
+        Stats {
+            exists: self.last.is_some(),
+            urgent,
+            high,
+            normal,
+            low,
+            delayed: self.in_state(State::Delayed).len() as u64,
+            leased: self.in_state(State::Leased).len() as u64,
+            dead: self.in_state(State::Dead).len() as u64,
+            oldest_ready_ms: now - oldest.min().unwrap_or(now).min(now),
+            ..self.counted
+        }
+    }
+
+    /// The earliest time at which something becomes ready by itself.
+    pub fn next_due(&self) -> Option<u64> {
+        let comes_back = |held: &&Held| matches!(held.place, Place::Delayed { .. } | Place::Leased { .. });
+        self.jobs
+            .values()
+            .filter(comes_back)
+            .filter_map(|held| held.place.at())
+            .min()
+    }
+
+    pub fn peek(&mut self, state: State, now: u64) -> Vec<JobView> {
+        self.upkeep(now);
+        self.in_state(state)
+            .into_iter()
+            .filter_map(|id| self.view(id))
+            .collect()
+    }
+
+    pub fn view(&self, id: LocalId) -> Option<JobView> {
+        let Held { payload, record, place } = self.jobs.get(&id)?;
+        let (payload, record) = (payload.clone(), record.clone());
+        Some(JobView {
+            id,
+            state: place.state(),
+            at: place.at(),
+            payload,
+            record,
+        })
+    }
+
+    /// Next to be served, due, ended or removed first.
+    pub fn in_state(&self, state: State) -> Vec<LocalId> {
+        if state == State::Ready {
+            return self.ready.iter().flatten().copied().collect();
+        }
+        let in_state = self.jobs.iter().filter(|(_, held)| held.place.state() == state);
+        let mut ids: Vec<_> = in_state.map(|(id, held)| (held.place.at(), *id)).collect();
+        ids.sort();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn job(&mut self, id: LocalId) -> &mut Held {
+        self.jobs.get_mut(&id).expect("a job of the model")
+    }
+
+    /// The claim names the delivery that somebody has now.
+    fn holds(&self, claim: Claim) -> bool {
+        self.jobs.get(&claim.job).is_some_and(|held| {
+            let current = held.record.delivery();
+            matches!(held.place, Place::Leased { .. }) && claim.delivery.is_none_or(|delivery| delivery == current)
+        })
+    }
+
+    fn remove(&mut self, id: LocalId) -> Option<Held> {
+        self.list(id).retain(|other| *other != id);
+        self.jobs.remove(&id)
+    }
+
+    fn list(&mut self, id: LocalId) -> &mut VecDeque<LocalId> {
+        &mut self.ready[id.priority() as usize]
+    }
+
+    fn ack(&mut self, id: LocalId) {
+        self.remove(id);
+        self.counted.acked += 1;
+    }
+
+    fn expire(&mut self, id: LocalId) {
+        self.remove(id);
+        self.counted.expired += 1;
+    }
+
+    fn nack(&mut self, id: LocalId, nack: &Nack, now: u64, jitter: f64, place: u64) {
+        self.counted.nacked += 1;
+        let settings = self.settings.clone();
+        let held = self.job(id);
+        let record = &mut held.record;
+        if record.expires.is_some_and(|expires| expires <= now) {
+            return self.expire(id);
+        }
+        let attempt = record.delivery();
+        let base = record
+            .backoff
+            .map_or(settings.backoff.as_secs_f64() * 1000.0, |ms| ms as f64);
+        let longest = record
+            .max_backoff
+            .map_or(settings.max_backoff.as_secs_f64() * 1000.0, |ms| ms as f64);
+        let spread = 0.8 + 0.4 * ((jitter + place as f64 * 0.618_034) % 1.0);
+        let backoff = (base * 2f64.powi(attempt as i32 - 1)).min(longest) * spread;
+        record.nacks += 1;
+        if nack.error.as_ref().is_some_and(|error| !error.is_empty()) {
+            record.error = nack.error.clone();
+        }
+        if nack.dead || attempt >= record.retries.unwrap_or(settings.retries) {
+            held.place = Place::Dead { since: now };
+            return;
+        }
+        let due = now + nack.delay.unwrap_or(backoff.floor() as u64);
+        record.ready_from = Some(due);
+        held.place = Place::Delayed { due };
+    }
+
+    /// Whether there was something to take back.
+    fn take_back(&mut self, back: &Return) -> bool {
+        if let Some((payload, record)) = &back.taken {
+            let record = Record::decode_or_default(record.as_ref()).expect("a record");
+            let held = Held {
+                payload: payload.clone(),
+                record,
+                place: Place::Ready,
+            };
+            self.counted.acked -= 1;
+            return self.jobs.insert(back.job, held).is_none();
+        }
+        self.holds(Claim {
+            job: back.job,
+            delivery: Some(back.delivery),
+        }) && {
+            self.job(back.job).place = Place::Ready;
+            true
+        }
+    }
+
+    /// In push order, before all others of their priority; those past their TTL go.
+    fn to_the_front(&mut self, mut ids: Vec<LocalId>, now: u64) {
+        ids.sort();
+        for id in ids.into_iter().rev() {
+            let held = self.job(id);
+            held.place = Place::Ready;
+            if held.record.expires.is_some_and(|expires| expires <= now) {
+                self.expire(id);
+            } else {
+                self.list(id).push_front(id);
+            }
+        }
+    }
+
+    fn upkeep(&mut self, now: u64) {
+        self.end_leases(now);
+        let over = |held: &Held| {
+            matches!(held.place, Place::Ready | Place::Delayed { .. })
+                && held.record.expires.is_some_and(|expires| expires <= now)
+        };
+        let expired: Vec<_> = self
+            .jobs
+            .iter()
+            .filter(|(_, held)| over(held))
+            .map(|(id, _)| *id)
+            .collect();
+        expired.into_iter().for_each(|id| self.expire(id));
+        for id in self.in_state(State::Delayed) {
+            if self.job(id).place.at() <= Some(now) {
+                self.job(id).place = Place::Ready;
+                self.list(id).push_back(id);
+            }
+        }
+        let dead = self.in_state(State::Dead);
+        let surplus = dead.len().saturating_sub(self.settings.dead_max_len as usize);
+        let age = self.settings.dead_ttl.as_millis() as u64;
+        for (at, id) in dead.into_iter().enumerate() {
+            if at < surplus || self.job(id).place.at() <= Some(now - age) {
+                self.remove(id);
+            }
+        }
+    }
+
+    fn end_leases(&mut self, now: u64) {
+        let Settings {
+            retries, max_lapses, ..
+        } = self.settings;
+        let mut back = Vec::new();
+        for id in self.in_state(State::Leased) {
+            let held = self.job(id);
+            let Place::Leased { until } = held.place else { continue };
+            if until > now {
+                continue;
+            }
+            let used_up = held.record.delivery() >= held.record.retries.unwrap_or(retries);
+            held.record.lapses += 1;
+            if held.record.expires.is_some_and(|expires| expires <= until) {
+                self.expire(id);
+            } else if used_up || (max_lapses > 0 && held.record.lapses >= max_lapses) {
+                held.place = Place::Dead { since: until };
+            } else {
+                back.push(id);
+            }
+        }
+        self.to_the_front(back, now);
+    }
+
+    fn push(&mut self, push: &Push, now: u64, real: &Outcome) -> Vec<LocalId> {
+        let Outcome::Pushed(ids) = real else {
+            panic!("not pushed: {real:?}")
+        };
+        assert_eq!(ids.len(), push.payloads.len());
+        let JobOptions {
+            priority,
+            start,
+            ttl,
+            retries,
+            backoff,
+            max_backoff,
+            lease,
+        } = push.options;
+        let due = match start {
+            Start::Now => now,
+            Start::After(ms) => now + ms,
+            Start::At(ms) => ms,
+        };
+        for (id, payload) in ids.iter().zip(&push.payloads) {
+            assert!(id.priority() == priority && id.pushed_ms() == now && !self.jobs.contains_key(id));
+            let mut record = Record {
+                retries,
+                backoff,
+                max_backoff,
+                lease,
+                ..Record::default()
+            };
+            record.expires = ttl.map(|ttl| now + ttl);
+            record.ready_from = (due > now).then_some(due);
+            let place = if due > now {
+                Place::Delayed { due }
+            } else {
+                Place::Ready
+            };
+            if place == Place::Ready {
+                self.list(*id).push_back(*id);
+            }
+            self.jobs.insert(
+                *id,
+                Held {
+                    payload: payload.clone(),
+                    record,
+                    place,
+                },
+            );
+        }
+        assert!(ids.is_sorted() && self.last < ids.first().copied(), "ids in push order");
+        self.last = ids.last().copied();
+        self.counted.pushed += ids.len() as u64;
+        ids.clone()
+    }
+
+    fn pop(&mut self, pop: &Pop, now: u64) -> Option<Job> {
+        let id = self.ready.iter_mut().find_map(VecDeque::pop_front)?;
+        let held = &self.jobs[&id];
+        let lease = pop
+            .lease
+            .or(held.record.lease)
+            .unwrap_or(self.settings.lease.as_millis() as u64);
+        let (payload, delivery) = (held.payload.clone(), held.record.delivery());
+        if pop.noack {
+            self.ack(id);
+        } else {
+            self.job(id).place = Place::Leased { until: now + lease };
+        }
+        Some(Job {
+            id,
+            delivery,
+            payload,
+            record: None,
+        })
+    }
+}
+
+/// Of all priorities the model knows only their order.
+const _: () = assert!(Priority::Urgent as usize == 0 && Priority::Low as usize == 3);

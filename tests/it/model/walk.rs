@@ -1,0 +1,429 @@
+//! A random walk over the scripts and the model at once: the same calls, by the same clock, must come to the same.
+//! `MILLRACE_MODEL_CALLS` sets how many calls (20,000), `MILLRACE_MODEL_SEED` from where; a failure prints the seed and
+//! the shortest walk that proptest finds for it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millrace::queue::id::LocalId;
+use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State};
+use millrace::script::{Job, Outcome, Settings};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::Queue;
+use super::soundness::{assert_drained, assert_sound};
+use crate::lane::{Bench, Lane};
+
+const QUEUES: [&str; 2] = ["orders", "mails"];
+const STEPS: usize = 100; // a walk; shorter ones shrink faster, longer ones meet more
+
+#[derive(Clone, Debug)]
+enum Step {
+    Batch {
+        queue: usize,
+        worker: usize,
+        wishes: Vec<Wish>,
+        repeat: bool,
+    },
+    Wait(u64),
+    Delete {
+        queue: usize,
+        picks: Vec<Pick>,
+    },
+    Purge {
+        queue: usize,
+        state: Option<State>,
+    },
+    Look {
+        queue: usize,
+        pick: Pick,
+    },
+}
+
+/// An operation whose jobs are chosen when its turn comes.
+#[derive(Clone, Debug)]
+enum Wish {
+    Push(Push),
+    Ack(Vec<Pick>),
+    Nack {
+        picks: Vec<Pick>,
+        delay: Option<u64>,
+        error: Option<Bytes>,
+        dead: bool,
+    },
+    Extend(Vec<Pick>, u64),
+    Return(Index),
+    Pop(Pop),
+}
+
+#[derive(Clone, Debug)]
+enum Pick {
+    /// The receipt of a delivery that somebody has.
+    Receipt(Index),
+    /// The bare id of one.
+    Id(Index),
+    /// Any job there ever was, in any delivery.
+    Any(Index, Option<u32>),
+}
+
+fn picks() -> impl Strategy<Value = Vec<Pick>> {
+    let pick = prop_oneof![
+        6 => any::<Index>().prop_map(Pick::Receipt),
+        1 => any::<Index>().prop_map(Pick::Id),
+        1 => (any::<Index>(), option::of(1u32..4)).prop_map(|(index, delivery)| Pick::Any(index, delivery)),
+    ];
+    prop::collection::vec(pick, 1..5)
+}
+
+fn options() -> impl Strategy<Value = JobOptions> {
+    let start = prop_oneof![
+        Just(Start::Now),
+        (0u64..1500).prop_map(Start::After),
+        (0u64..3000).prop_map(|ms| Start::At(1_700_000_000_000 + ms * 20)),
+    ];
+    let fields = (
+        start,
+        option::of(1u64..3000),
+        option::of(1u32..4),
+        option::of(0u64..500),
+        option::of(1u64..2000),
+    );
+    let special = (select(Priority::ALL.to_vec()), fields, option::of(0u64..1000)).prop_map(
+        |(priority, (start, ttl, retries, backoff, lease), max_backoff)| JobOptions {
+            priority,
+            start,
+            ttl,
+            retries,
+            backoff,
+            max_backoff,
+            lease,
+        },
+    );
+    prop_oneof![2 => Just(JobOptions::default()), 1 => special]
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let payloads = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..8).prop_map(Bytes::from), 1..4);
+    let push = (payloads, options()).prop_map(|(payloads, options)| Wish::Push(Push { payloads, options }));
+    let error = option::of("[a-z]{0,3}".prop_map(Bytes::from));
+    let nack =
+        (picks(), option::of(0u64..1000), error, prop::bool::weighted(0.2)).prop_map(|(picks, delay, error, dead)| {
+            Wish::Nack {
+                picks,
+                delay,
+                error,
+                dead,
+            }
+        });
+    let pop = (
+        1u32..5,
+        option::of(1u64..2000),
+        prop::bool::weighted(0.2),
+        any::<bool>(),
+    )
+        .prop_map(|(count, lease, noack, waits)| {
+            Wish::Pop(Pop {
+                count,
+                lease: lease.filter(|_| !noack),
+                noack,
+                waits,
+            })
+        });
+    prop_oneof![
+        4 => push,
+        4 => pop,
+        3 => picks().prop_map(Wish::Ack),
+        2 => nack,
+        1 => (picks(), 1u64..2000).prop_map(|(picks, lease)| Wish::Extend(picks, lease)),
+        1 => any::<Index>().prop_map(Wish::Return),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let queue = 0..QUEUES.len();
+    let batch = (
+        queue.clone(),
+        0usize..2,
+        prop::collection::vec(wish(), 0..6),
+        prop::bool::weighted(0.3),
+    )
+        .prop_map(|(queue, worker, wishes, repeat)| Step::Batch {
+            queue,
+            worker,
+            wishes,
+            repeat,
+        });
+    let state = option::of(select(State::ALL.to_vec()));
+    prop_oneof![
+        30 => batch,
+        8 => prop_oneof![0u64..100, 0u64..3000].prop_map(Step::Wait),
+        2 => (queue.clone(), picks()).prop_map(|(queue, picks)| Step::Delete { queue, picks }),
+        1 => (queue.clone(), state).prop_map(|(queue, state)| Step::Purge { queue, state }),
+        3 => (queue, picks()).prop_map(|(queue, mut picks)| Step::Look { queue, pick: picks.remove(0) }),
+    ]
+}
+
+/// One queue, twice.
+struct Twins {
+    name: &'static str,
+    lanes: [Lane; 2],
+    model: Queue,
+    pushed: Vec<LocalId>,
+    /// Popped with `NOACK` and not given back.
+    taken: Vec<Job>,
+}
+
+impl Twins {
+    fn new(bench: &Rc<Bench>, name: &'static str) -> Self {
+        let settings = Settings {
+            lease: Duration::from_millis(1000),
+            retries: 3,
+            backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_millis(350),
+            max_lapses: if name == "orders" { 2 } else { 0 },
+            dead_max_len: 4,
+            dead_ttl: Duration::from_millis(5000),
+        };
+        let lanes = ["w1", "w2"].map(|worker| Lane::with_settings(bench, name, worker, settings.clone()));
+        Self {
+            name,
+            lanes,
+            model: Queue::new(settings),
+            pushed: Vec::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    fn claims(&self, picks: &[Pick]) -> Vec<Claim> {
+        picks.iter().filter_map(|pick| self.claim(pick)).collect()
+    }
+
+    fn claim(&self, pick: &Pick) -> Option<Claim> {
+        let one_of = |index: &Index, ids: &[LocalId]| (!ids.is_empty()).then(|| ids[index.index(ids.len())]);
+        let leased = self.model.in_state(State::Leased);
+        Some(match pick {
+            Pick::Any(index, delivery) => Claim {
+                job: one_of(index, &self.pushed)?,
+                delivery: *delivery,
+            },
+            Pick::Id(index) => Claim {
+                job: one_of(index, &leased)?,
+                delivery: None,
+            },
+            Pick::Receipt(index) => {
+                let job = one_of(index, &leased)?;
+                Claim {
+                    job,
+                    delivery: Some(self.model.view(job)?.record.delivery()),
+                }
+            }
+        })
+    }
+
+    fn operation(&mut self, wish: &Wish) -> Option<Operation> {
+        let some = |claims: Vec<Claim>| (!claims.is_empty()).then_some(claims);
+        Some(match wish.clone() {
+            Wish::Push(push) => Operation::Push(push),
+            Wish::Pop(pop) => Operation::Pop(pop),
+            Wish::Ack(picks) => Operation::Ack(some(self.claims(&picks))?),
+            Wish::Extend(picks, lease) => Operation::Extend {
+                claims: some(self.claims(&picks))?,
+                lease,
+            },
+            Wish::Nack {
+                picks,
+                delay,
+                error,
+                dead,
+            } => Operation::Nack(Nack {
+                claims: some(self.claims(&picks))?,
+                delay,
+                error,
+                dead,
+            }),
+            Wish::Return(index) if !self.taken.is_empty() => {
+                let job = self.taken.remove(index.index(self.taken.len()));
+                let taken = Some((job.payload, job.record));
+                Operation::Return(vec![Return {
+                    job: job.id,
+                    delivery: job.delivery,
+                    taken,
+                }])
+            }
+            Wish::Return(index) => {
+                let claim = self.claim(&Pick::Receipt(index))?;
+                let returned = Return {
+                    job: claim.job,
+                    delivery: claim.delivery?,
+                    taken: None,
+                };
+                Operation::Return(vec![returned])
+            }
+        })
+    }
+
+    fn batch(&mut self, worker: usize, wishes: &[Wish], repeat: bool) {
+        let operations: Vec<_> = wishes.iter().filter_map(|wish| self.operation(wish)).collect();
+        let now = self.lanes[worker].bench.now();
+        let reply = self.lanes[worker].batch(&operations);
+        let expected = self.model.batch(now, 0.5, &operations, &reply.outcomes);
+        self.note(&operations, &reply.outcomes);
+        assert_eq!(without_records(&reply.outcomes), expected, "outcomes of {operations:?}");
+        let standing = (
+            reply.standing.now,
+            reply.standing.next_due,
+            reply.standing.ready,
+            reply.standing.more,
+        );
+        let ready = self.model.in_state(State::Ready).len() as u64;
+        assert_eq!(
+            standing,
+            (now, self.model.next_due(), ready, false),
+            "standing after {operations:?}"
+        );
+        if repeat {
+            let again = self.lanes[worker].repeat().unwrap();
+            assert_eq!(again.standing, reply.standing, "standing of a repeat");
+            if !operations
+                .iter()
+                .any(|operation| matches!(operation, Operation::Pop(Pop { noack: true, .. })))
+            {
+                assert_eq!(again.outcomes, reply.outcomes, "outcomes of a repeat");
+            }
+        }
+        self.compare_stats();
+    }
+
+    fn note(&mut self, operations: &[Operation], outcomes: &[Outcome]) {
+        for (operation, outcome) in operations.iter().zip(outcomes) {
+            match (operation, outcome) {
+                (_, Outcome::Pushed(ids)) => self.pushed.extend(ids),
+                (Operation::Pop(Pop { noack: true, .. }), Outcome::Popped(jobs)) => self.taken.extend(jobs.clone()),
+                _ => {}
+            }
+        }
+    }
+
+    fn compare_stats(&mut self) {
+        let now = self.lanes[0].bench.now();
+        assert_eq!(self.lanes[0].stats(), self.model.stats(now), "stats of {}", self.name);
+    }
+
+    fn look(&mut self, pick: &Pick) {
+        let now = self.lanes[0].bench.now();
+        for state in State::ALL {
+            let expected = self.model.peek(state, now);
+            assert_eq!(
+                self.lanes[0].peek(state, 100, 0),
+                expected,
+                "{state:?} jobs of {}",
+                self.name
+            );
+            let some = expected.iter().skip(1).take(2).cloned().collect::<Vec<_>>();
+            assert_eq!(
+                self.lanes[0].peek(state, 2, 1),
+                some,
+                "two {state:?} jobs of {}",
+                self.name
+            );
+        }
+        if let Some(claim) = self.claim(pick) {
+            assert_eq!(self.lanes[0].job(claim.job), self.model.view(claim.job));
+        }
+    }
+}
+
+/// The model has no encoded records; what is in them shows in every later reply.
+fn without_records(outcomes: &[Outcome]) -> Vec<Outcome> {
+    let strip = |outcome: &Outcome| match outcome {
+        Outcome::Popped(jobs) => Outcome::Popped(
+            jobs.iter()
+                .map(|job| Job {
+                    record: None,
+                    ..job.clone()
+                })
+                .collect(),
+        ),
+        other => other.clone(),
+    };
+    outcomes.iter().map(strip).collect()
+}
+
+fn walk(bench: &Rc<Bench>, steps: &[Step]) {
+    bench.restart_time();
+    let mut queues = QUEUES.map(|name| Twins::new(bench, name));
+    for step in steps {
+        match step {
+            Step::Wait(ms) => bench.advance(*ms),
+            Step::Batch {
+                queue,
+                worker,
+                wishes,
+                repeat,
+            } => queues[*queue].batch(*worker, wishes, *repeat),
+            Step::Look { queue, pick } => queues[*queue].look(pick),
+            Step::Delete { queue, picks } => {
+                let twins = &mut queues[*queue];
+                let ids: Vec<_> = twins.claims(picks).iter().map(|claim| claim.job).collect();
+                assert_eq!(
+                    twins.lanes[1].delete(&ids),
+                    twins.model.delete(&ids, bench.now()),
+                    "deleted"
+                );
+                twins.compare_stats();
+            }
+            Step::Purge { queue, state } => {
+                let twins = &mut queues[*queue];
+                assert_eq!(
+                    twins.lanes[1].purge(*state),
+                    twins.model.purge(*state, bench.now()),
+                    "purged {state:?}"
+                );
+                twins.compare_stats();
+            }
+        }
+    }
+    for twins in &mut queues {
+        assert_sound(bench, twins.name);
+        twins.lanes[0].purge(None);
+        assert_drained(bench, twins.name);
+    }
+}
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+#[test]
+fn the_scripts_do_what_the_model_does() {
+    let calls = from_environment("MILLRACE_MODEL_CALLS", 20_000);
+    let seed = from_environment("MILLRACE_MODEL_SEED", rand_seed());
+    println!("MILLRACE_MODEL_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: (calls / STEPS as u64).max(1) as u32,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let bench = Bench::start();
+    let walks = prop::collection::vec(step(), STEPS);
+    if let Err(difference) = runner.run(&walks, |steps| {
+        walk(&bench, &steps);
+        Ok(())
+    }) {
+        panic!("MILLRACE_MODEL_SEED={seed}: {difference}");
+    }
+}
+
+fn rand_seed() -> u64 {
+    getrandom::u64().unwrap()
+}
