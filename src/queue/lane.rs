@@ -12,10 +12,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::operation::{Claim, Operation, QueueName, State};
+use bytes::Bytes;
+
+use super::id::{LocalId, QueueMark};
+use super::operation::{Operation, QueueName, State};
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
-use crate::script::Keys;
+use crate::script::look::JobView;
+use crate::script::{Partition, Settings};
 
 /// A lane's place among its worker's lanes.
 pub type LaneKey = u32;
@@ -26,16 +30,27 @@ const BATCH_JOBS: usize = 512;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// A script call that stands for itself, not gathered with others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A script call that stands for itself, not gathered with others. Large ones take several calls, each with what it has
+/// come to so far.
+#[derive(Clone, Debug)]
 pub enum Single {
     Len,
     Stats,
-    Peek { state: State, count: u64, offset: u64 },
-    Job { claim: Claim },
-    Delete { claims: Vec<Claim> },
-    /// `removed`: by the calls before this one; a large queue takes several.
-    Purge { state: Option<State>, removed: u64 },
+    Peek {
+        state: State,
+        count: u64,
+        offset: u64,
+        seen: Vec<JobView>,
+    },
+    Job(LocalId),
+    Delete {
+        jobs: Vec<LocalId>,
+        removed: u64,
+    },
+    Purge {
+        state: Option<State>,
+        removed: u64,
+    },
 }
 
 /// What waits in a lane.
@@ -81,24 +96,20 @@ impl To {
 #[derive(Debug)]
 pub struct Flight {
     pub sequence: u64,
-    pub kind: FlightKind,
+    pub call: Call,
     /// Those that waited too long have been answered and are `Nobody` since.
     pub to: Vec<(To, Instant)>,
+    /// As it was sent, should Redis have forgotten the script.
+    pub bytes: Bytes,
 }
 
-#[derive(Debug)]
-pub enum FlightKind {
-    Batch,
-    Single(Single),
-}
-
-/// What a lane sends next.
+/// What a lane sends.
 #[derive(Debug)]
 pub enum Call {
     Batch {
         operations: Vec<Operation>,
-        /// This lane will have pops that wait: if nothing is left, Redis should know that they do.
-        waits: bool,
+        /// Pops are parked here besides those in the batch.
+        parked: bool,
     },
     Single(Single),
 }
@@ -106,7 +117,9 @@ pub enum Call {
 #[derive(Debug)]
 pub struct Lane {
     pub queue: QueueName,
-    pub keys: Keys,
+    pub partition: Partition,
+    pub settings: Settings,
+    pub mark: QueueMark,
     pub waiting: VecDeque<Entry>,
     pub flight: Option<Flight>,
     pub parked: Parked,
@@ -125,10 +138,12 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(queue: QueueName, keys: Keys) -> Self {
+    pub fn new(queue: QueueName, partition: Partition, settings: Settings) -> Self {
         Self {
+            mark: QueueMark::of(&queue),
             queue,
-            keys,
+            partition,
+            settings,
             waiting: VecDeque::new(),
             flight: None,
             parked: Parked::default(),
@@ -171,8 +186,8 @@ impl Lane {
         gone
     }
 
-    /// The next call, if there is something to send and nothing in flight. From then on it is in flight.
-    pub fn next_call(&mut self, pops: &mut Pops, next_sequence: &mut u64) -> Option<Call> {
+    /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.
+    pub fn next_call(&mut self, pops: &mut Pops) -> Option<(Call, Vec<(To, Instant)>)> {
         if self.flight.is_some() {
             return None;
         }
@@ -180,43 +195,33 @@ impl Lane {
         if self.parked.live() > 0 && !self.registered {
             self.hopeful = self.hopeful.max(1);
         }
-        let hopeful = self.hopeful.min(self.parked.live());
-        if self.waiting.is_empty() && hopeful == 0 && !self.woken {
+        self.hopeful = self.hopeful.min(self.parked.live());
+        if self.waiting.is_empty() && self.hopeful == 0 && !self.woken {
             return None;
         }
-        *next_sequence += 1;
-        let sequence = *next_sequence;
-        if let Some(Entry {
-            work: Work::Single(single),
-            to,
-            since,
-            pipelined,
-        }) = self.waiting.pop_front_if(|entry| matches!(entry.work, Work::Single(_)))
+        if matches!(self.waiting.front(), Some(entry) if matches!(entry.work, Work::Single(_)))
+            && let Some(entry) = self.waiting.pop_front()
         {
-            self.pipelined -= usize::from(pipelined);
-            self.flight = Some(Flight {
-                sequence,
-                kind: FlightKind::Single(single.clone()),
-                to: vec![(to, since)],
-            });
-            return Some(Call::Single(single));
+            self.pipelined -= usize::from(entry.pipelined);
+            if let Work::Single(single) = entry.work {
+                return Some((Call::Single(single), vec![(entry.to, entry.since)]));
+            }
         }
         self.woken = false;
         let batch = self.gather(pops);
-        self.flight = Some(Flight {
-            sequence,
-            kind: FlightKind::Batch,
-            to: batch.to,
-        });
-        Some(Call::Batch {
-            operations: batch.operations,
-            waits: batch.waits || self.parked.live() > 0,
-        })
+        let parked = self.parked.live() > 0;
+        Some((
+            Call::Batch {
+                operations: batch.operations,
+                parked,
+            },
+            batch.to,
+        ))
     }
 
     // Gathering a batch:
     //   1. What waits is taken in the order of its arrival, until the batch is full.
-    //   2. The script runs pushes first, then what settles jobs, then pops. That is a legal order for requests of
+    //   2. The script runs first what settles jobs, then pushes, then pops. That is a legal order for requests of
     //      different clients, which nobody has ordered. For one client's pipeline it is legal while the phases rise:
     //      a request that would overtake an earlier one of its client stays for the next batch, and so does all that
     //      this client has sent behind it.
@@ -289,7 +294,6 @@ struct Batch {
     to: Vec<(To, Instant)>,
     jobs: usize,
     bytes: usize,
-    waits: bool,
 }
 
 impl Batch {
@@ -320,7 +324,7 @@ impl Batch {
         let Some(request) = pops.get(&asker) else { return };
         let mut pop = request.pop;
         pop.count = pop.count.min(BATCH_JOBS as u32);
-        self.waits |= request.may_park();
+        pop.waits = request.may_park();
         self.add(Operation::Pop(pop), to, request.since);
     }
 }
@@ -328,8 +332,8 @@ impl Batch {
 /// The order in which the batch script runs what it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
-    Push,
     Settle,
+    Push,
     Pop,
     /// In no batch at all, nor anything that its client sends behind it.
     Alone,
@@ -352,7 +356,7 @@ struct PhaseOrder(HashMap<ClientKey, Phase, ahash::RandomState>);
 
 impl PhaseOrder {
     fn admits(&mut self, client: ClientKey, phase: Phase) -> bool {
-        let reached = self.0.entry(client).or_insert(Phase::Push);
+        let reached = self.0.entry(client).or_insert(Phase::Settle);
         let admitted = phase >= *reached && phase != Phase::Alone;
         *reached = if admitted { phase } else { Phase::Alone };
         admitted

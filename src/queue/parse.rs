@@ -6,10 +6,12 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::id;
+use super::id::{LocalId, QueueMark};
 use super::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State};
+use crate::command::Verb;
 use crate::resp::Request;
 use crate::resp::scanner::parse_integer;
+use crate::script::batch::MAX_ERROR;
 
 /// The longest time that a command takes, in milliseconds: a hundred years. Dates stay exact in a sorted set's score.
 pub const MAX_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
@@ -19,8 +21,6 @@ pub const MAX_RETRIES: u64 = 1_000_000;
 pub const MAX_COUNT: u64 = 1_000_000;
 /// What `QPEEK` shows unless told.
 const PEEK_COUNT: u64 = 10;
-/// `QNACK … ERROR` keeps so many bytes at most.
-const MAX_ERROR: usize = 1024;
 
 /// An error line without its `-`: a code, then a sentence.
 pub type Refusal = String;
@@ -37,8 +37,8 @@ pub enum Ask {
     Stats { queue: QueueName },
     Peek { queue: QueueName, state: State, count: u64, offset: u64 },
     /// `None`: not a job of this queue.
-    Job { queue: QueueName, claim: Option<Claim> },
-    Delete { queue: QueueName, claims: Vec<Claim> },
+    Job { queue: QueueName, job: Option<LocalId> },
+    Delete { queue: QueueName, jobs: Vec<LocalId> },
     /// `None`: whatever their state.
     Purge { queue: QueueName, state: Option<State> },
 }
@@ -58,24 +58,6 @@ pub struct PopAsk {
 pub enum Block {
     Forever,
     Ms(u64),
-}
-
-/// The queue commands that this version serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Push,
-    PushMany,
-    Pop,
-    PopAny,
-    Ack,
-    Nack,
-    Extend,
-    Len,
-    Stats,
-    Peek,
-    Job,
-    Delete,
-    Purge,
 }
 
 /// What `request`, whose arity has been checked, asks. `max_payload`: bytes.
@@ -220,6 +202,7 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
             count: count.unwrap_or(1),
             lease,
             noack,
+            waits: block.is_some(),
         },
         many: count.is_some(),
         block,
@@ -295,15 +278,20 @@ fn peek(words: &mut Words) -> Result<Ask, Refusal> {
 
 fn job(words: &mut Words) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
-    let claim = words.next().and_then(|name| id::claim(&queue, name));
+    let name = words.required()?;
     words.nothing_more()?;
-    Ok(Ask::Job { queue, claim })
+    let job = claim(&QueueMark::of(&queue), name).map(|claim| claim.job);
+    Ok(Ask::Job { queue, job })
 }
 
 fn delete(words: &mut Words) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let claims = words.claims(&queue, &[])?;
-    Ok(Ask::Delete { queue, claims })
+    // A job named twice is removed once.
+    let mut jobs: Vec<_> = claims.iter().map(|claim| claim.job).collect();
+    jobs.sort_unstable();
+    jobs.dedup();
+    Ok(Ask::Delete { queue, jobs })
 }
 
 fn purge(words: &mut Words) -> Result<Ask, Refusal> {
@@ -392,14 +380,15 @@ impl<'a> Words<'a> {
     /// it cannot be counted.
     fn claims(&mut self, queue: &QueueName, options: &[&str]) -> Result<Vec<Claim>, Refusal> {
         let mut claims = Vec::with_capacity(1);
-        claims.extend(id::claim(queue, self.required()?));
+        let mark = QueueMark::of(queue);
+        claims.extend(claim(&mark, self.required()?));
         while self.left() > 0 {
             let word = self.request.arg(self.next);
             if options.iter().any(|option| word.eq_ignore_ascii_case(option.as_bytes())) {
                 break;
             }
             self.next += 1;
-            claims.extend(id::claim(queue, word));
+            claims.extend(claim(&mark, word));
         }
         Ok(claims)
     }
@@ -433,6 +422,13 @@ impl<'a> Words<'a> {
         let command = shown(&self.request.name().to_ascii_lowercase());
         format!("ERR unknown option '{option}' for '{command}'")
     }
+}
+
+/// A job by its id or a receipt; every queue has one partition for now.
+fn claim(mark: &QueueMark, name: &[u8]) -> Option<Claim> {
+    mark.parse(name)
+        .filter(|(partition, _)| *partition == 0)
+        .map(|(_, claim)| claim)
 }
 
 /// Which options a command has had.

@@ -1,97 +1,171 @@
 //! What a queue command comes to, still as data, and how it is written for its client.
 
-use bytes::Bytes;
-use smallvec::SmallVec;
+use bytes::{Bytes, BytesMut};
 
-use super::id;
-use super::operation::{QueueName, Return};
+use super::id::{LocalId, QueueMark};
+use super::operation::{QueueName, Return, State};
 use crate::resp::ReplyWriter;
-use crate::script::{Job, JobView, QueueStats};
+use crate::script::look::{JobView, Stats};
+use crate::script::{Job, Settings};
+
+/// Every queue has one partition for now.
+pub const PARTITION: u16 = 0;
 
 /// The reply to one queue command.
 #[derive(Debug)]
 pub enum Reply {
-    /// `QPUSH`: the job's id within its queue.
-    Id { queue: QueueName, job: Bytes },
+    /// `QPUSH`.
+    Id(QueueMark, LocalId),
     /// `QMPUSH`.
-    Ids { queue: QueueName, jobs: Vec<Bytes> },
-    /// A pop that found something. `many`: `COUNT` was given, so an array of jobs comes back.
-    Jobs { jobs: Jobs, many: bool },
-    /// A pop that found nothing, in the time it had. `many` as above.
-    NoJob { many: bool },
+    Ids(QueueMark, Vec<LocalId>),
+    /// A pop that found something.
+    Jobs(Popped),
+    /// A pop that found nothing in the time it had.
+    NoJob,
     Integer(i64),
-    Stats(Box<QueueStats>),
-    Views { queue: QueueName, jobs: Vec<JobView> },
-    View { queue: QueueName, job: Option<Box<JobView>> },
+    Stats(Box<Stats>),
+    Views(QueueMark, Settings, Vec<JobView>),
+    View(QueueMark, Settings, Box<JobView>),
+    NoView,
     /// A whole error line, without its `-`.
-    Error(String),
+    Error(Bytes),
 }
 
 /// Jobs that one pop took out of one queue.
 #[derive(Debug)]
-pub struct Jobs {
+pub struct Popped {
     pub queue: QueueName,
+    pub mark: QueueMark,
     pub noack: bool,
-    pub jobs: SmallVec<[Job; 1]>,
+    /// `COUNT` was given: an array of jobs comes back.
+    pub many: bool,
+    pub jobs: Vec<Job>,
 }
 
-impl Jobs {
+impl Popped {
     /// What to give back if these do not reach their client.
-    pub fn into_returns(self) -> Vec<Return> {
-        let noack = self.noack;
+    pub fn returns(&self) -> Vec<Return> {
+        let taken = |job: &Job| self.noack.then(|| (job.payload.clone(), job.record.clone()));
         self.jobs
-            .into_iter()
+            .iter()
             .map(|job| Return {
                 job: job.id,
                 delivery: job.delivery,
-                taken: noack.then_some((job.payload, job.meta)),
+                taken: taken(job),
             })
             .collect()
+    }
+
+    fn write(&self, out: &mut ReplyWriter) {
+        if self.many {
+            out.array(self.jobs.len());
+        }
+        let mut receipt = BytesMut::with_capacity(64);
+        for job in &self.jobs {
+            receipt.clear();
+            self.mark.write_receipt(job.id, PARTITION, job.delivery, &mut receipt);
+            out.array(4);
+            out.bulk(self.queue.as_bytes());
+            out.bulk(&receipt);
+            out.bulk(&job.payload);
+            out.integer(i64::from(job.delivery));
+        }
     }
 }
 
 impl Reply {
-    pub fn write(&self, out: &mut ReplyWriter<'_>) {
+    pub fn write(&self, out: &mut ReplyWriter) {
         match self {
-            Self::Id { queue, job } => out.bulk(&id::render(queue, job)),
-            Self::Ids { queue, jobs } => {
+            Self::Id(mark, job) => write_id(*mark, *job, out),
+            Self::Ids(mark, jobs) => {
                 out.array(jobs.len());
-                for job in jobs {
-                    out.bulk(&id::render(queue, job));
-                }
+                jobs.iter().for_each(|job| write_id(*mark, *job, out));
             }
-            Self::Jobs { jobs, many } => {
-                if *many {
-                    out.array(jobs.jobs.len());
-                }
-                for job in &jobs.jobs {
-                    write_job(&jobs.queue, job, out);
-                }
-            }
-            // As Redis: LPOP without a count gives the null bulk string, an array of things the null array.
-            Self::NoJob { .. } => out.null_array(),
+            Self::Jobs(popped) => popped.write(out),
+            Self::NoJob | Self::NoView => out.null_array(),
             Self::Integer(value) => out.integer(*value),
-            Self::Stats(stats) => stats.write(out),
-            Self::Views { queue, jobs } => {
-                out.array(jobs.len());
-                for job in jobs {
-                    job.write(queue, out);
-                }
+            Self::Stats(stats) => write_stats(stats, out),
+            Self::Views(mark, settings, views) => {
+                out.array(views.len());
+                views.iter().for_each(|view| write_view(*mark, settings, view, out));
             }
-            Self::View { queue, job } => match job {
-                Some(job) => job.write(queue, out),
-                None => out.null_array(),
-            },
+            Self::View(mark, settings, view) => write_view(*mark, settings, view, out),
             Self::Error(text) => out.error(text),
         }
     }
 }
 
-/// `queue, receipt, payload, attempt`
-fn write_job(queue: &QueueName, job: &Job, out: &mut ReplyWriter<'_>) {
-    out.array(4);
-    out.bulk(queue.as_bytes());
-    out.bulk(&id::render_receipt(queue, &job.id, job.delivery));
-    out.bulk(&job.payload);
-    out.integer(i64::from(job.delivery));
+fn write_id(mark: QueueMark, job: LocalId, out: &mut ReplyWriter) {
+    let mut id = BytesMut::with_capacity(40);
+    mark.write_id(job, PARTITION, &mut id);
+    out.bulk(&id);
+}
+
+fn write_stats(stats: &Stats, out: &mut ReplyWriter) {
+    let numbers = [
+        ("ready", stats.ready()),
+        ("urgent", stats.urgent),
+        ("high", stats.high),
+        ("normal", stats.normal),
+        ("low", stats.low),
+        ("delayed", stats.delayed),
+        ("leased", stats.leased),
+        ("dead", stats.dead),
+        ("oldest_ready_ms", stats.oldest_ready_ms),
+        ("pushed", stats.pushed),
+        ("acked", stats.acked),
+        ("nacked", stats.nacked),
+        ("expired", stats.expired),
+        ("deduplicated", stats.deduplicated),
+        ("redriven", stats.redriven),
+        ("partitions", u64::from(stats.exists)),
+    ];
+    out.map(numbers.len() + 1);
+    for (name, value) in numbers {
+        out.bulk(name.as_bytes());
+        out.integer(value as i64);
+    }
+    out.bulk(b"paused");
+    out.bulk(b"none");
+}
+
+fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut ReplyWriter) {
+    let record = &view.record;
+    let at = |state| (view.state == state).then_some(view.at).flatten();
+    out.map(15);
+    out.bulk(b"id");
+    write_id(mark, view.id, out);
+    out.bulk(b"state");
+    out.bulk(view.state.name().as_bytes());
+    out.bulk(b"priority");
+    out.bulk(view.id.priority().name().as_bytes());
+    let numbers = [
+        ("attempt", Some(u64::from(view.attempt()))),
+        ("max_attempts", Some(u64::from(record.retries.unwrap_or(settings.retries)))),
+        ("nacks", Some(u64::from(record.nacks))),
+        ("lapses", Some(u64::from(record.lapses))),
+        ("pushed_ms", Some(view.id.pushed_ms())),
+        ("due_ms", at(State::Delayed)),
+        ("lease_ends_ms", at(State::Leased)),
+    ];
+    for (name, value) in numbers {
+        out.bulk(name.as_bytes());
+        match value {
+            Some(value) => out.integer(value as i64),
+            None => out.null(),
+        }
+    }
+    for name in ["group", "unique"] {
+        out.bulk(name.as_bytes());
+        out.null();
+    }
+    out.bulk(b"error");
+    match &record.error {
+        Some(error) => out.bulk(error),
+        None => out.null(),
+    }
+    out.bulk(b"payload");
+    out.bulk(&view.payload);
+    out.bulk(b"meta");
+    out.null();
 }

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 
 use super::lane::LaneKey;
 use super::operation::Pop;
-use super::reply::Jobs;
 use crate::asker::Asker;
+use crate::script::Job;
 
 /// How long a pop waits when there is nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct PopRequest {
     pub patience: Patience,
     pub since: Instant,
     /// What a pop of many jobs has got so far: a large `COUNT` takes several calls.
-    pub got: Option<Jobs>,
+    pub got: Vec<Job>,
     pub parked: bool,
 }
 
@@ -92,6 +92,11 @@ impl Pops {
     /// It has its reply, or nobody to give it to.
     pub fn remove(&mut self, asker: &Asker) -> Option<PopRequest> {
         self.requests.remove(asker)
+    }
+
+    /// Whether any of them asks, or is parked in, that lane.
+    pub fn asks(&self, lane: LaneKey) -> bool {
+        self.requests.values().any(|request| request.lanes.contains(&lane))
     }
 
     pub fn len(&self) -> usize {

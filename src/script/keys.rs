@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::config::QueueSettings;
 use crate::queue::operation::QueueName;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
@@ -80,6 +81,20 @@ impl Default for Settings {
             max_lapses: 0,
             dead_max_len: 100_000,
             dead_ttl: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+impl From<QueueSettings> for Settings {
+    fn from(settings: QueueSettings) -> Self {
+        Self {
+            lease: settings.lease,
+            retries: settings.retries,
+            backoff: settings.backoff,
+            max_backoff: settings.max_backoff,
+            max_lapses: settings.max_lapses,
+            dead_max_len: settings.dead_max_len,
+            dead_ttl: settings.dead_ttl,
         }
     }
 }

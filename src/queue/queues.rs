@@ -1,0 +1,782 @@
+//! All queues as one worker sees them: requests come in, calls go out, replies come back, answers go to their askers.
+//!
+//! A state machine without I/O, clock or threads: it is told the time, hands its calls to whoever sends them, and lays its
+//! answers down for whoever writes them. One lane a queue; what a lane gathers and when it sends is in [`super::lane`],
+//! who waits is in [`super::waiting`], what Redis does with a call is in `src/script`.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::id::LocalId;
+use super::lane::{Call, Entry, Flight, Lane, LaneKey, Single, To, Work};
+use super::operation::{Operation, QueueName, Return};
+use super::parse::{Ask, Block, PopAsk};
+use super::reply::{Popped, Reply};
+use super::waiting::{Patience, PopRequest, Pops};
+use crate::asker::Asker;
+use crate::config::Config;
+use crate::script::batch::{self, Batch, BatchReply};
+use crate::script::look::{self, PEEKED};
+use crate::script::remove::{self, DELETED};
+use crate::script::wake::Wake;
+use crate::script::{CallError, Job, Outcome, Partition, Scripts, Settings, Standing};
+
+/// Lanes that nobody uses are looked for when there are more than so many.
+const IDLE_LANES: usize = 1024;
+/// A parked pop whose wake-up was lost is found by this: every so often one queue is asked again. Slow, as wake-ups are lost
+/// only with a worker that died between being woken and popping.
+const SAFETY_POLL: Duration = Duration::from_secs(5);
+
+/// A reply on its way to its asker.
+#[derive(Debug)]
+pub struct Answer {
+    pub asker: Asker,
+    pub reply: Reply,
+}
+
+/// What the queues did, for the metrics. Counters since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub pushed: u64,
+    pub popped: u64,
+    pub acked: u64,
+    pub nacked: u64,
+    pub batches: u64,
+    pub batched: u64,
+}
+
+pub struct Queues {
+    config: Arc<Config>,
+    scripts: Arc<Scripts>,
+    /// Names this worker's lanes in Redis.
+    worker: String,
+    lanes: Slab<Lane>,
+    by_name: HashMap<QueueName, LaneKey, ahash::RandomState>,
+    pops: Pops,
+    /// Lanes that may have something to send.
+    listed: Vec<LaneKey>,
+    /// When something falls due in a lane where pops are parked.
+    dues: BinaryHeap<Reverse<(Instant, LaneKey)>>,
+    answers: Vec<Answer>,
+    sequence: u64,
+    /// Redis's clock beside ours, at the last reply.
+    clock: Option<(u64, Instant)>,
+    polled: Option<Instant>,
+    poll_next: usize,
+    jitter: u64,
+    pub tally: Tally,
+}
+
+impl Queues {
+    pub fn new(config: Arc<Config>, scripts: Arc<Scripts>, worker: String, seed: u64) -> Self {
+        Self {
+            config,
+            scripts,
+            worker,
+            lanes: Slab::new(),
+            by_name: HashMap::default(),
+            pops: Pops::default(),
+            listed: Vec::new(),
+            dues: BinaryHeap::new(),
+            answers: Vec::new(),
+            sequence: 0,
+            clock: None,
+            polled: None,
+            poll_next: 0,
+            jitter: seed | 1,
+            tally: Tally::default(),
+        }
+    }
+
+    /// A client's request. `pipelined`: it has sent others before, which have no reply yet.
+    pub fn ask(&mut self, asker: Asker, ask: Ask, pipelined: bool, now: Instant) {
+        let (queue, work, to) = match ask {
+            Ask::Pop(pop) => return self.ask_pop(asker, pop, pipelined, now),
+            Ask::Push { queue, push, many } => {
+                let to = if many { To::ManyIds(asker) } else { To::Asker(asker) };
+                (queue, Work::Operation(Operation::Push(push)), to)
+            }
+            Ask::Settle { queue, operation } => {
+                if claims_nothing(&operation) {
+                    return self.answer(asker, Reply::Integer(0));
+                }
+                (queue, Work::Operation(operation), To::Asker(asker))
+            }
+            Ask::Len { queue } => (queue, Work::Single(Single::Len), To::Asker(asker)),
+            Ask::Stats { queue } => (queue, Work::Single(Single::Stats), To::Asker(asker)),
+            Ask::Peek {
+                queue,
+                state,
+                count,
+                offset,
+            } => {
+                let seen = Vec::new();
+                let single = Single::Peek {
+                    state,
+                    count,
+                    offset,
+                    seen,
+                };
+                (queue, Work::Single(single), To::Asker(asker))
+            }
+            Ask::Job { queue, job: Some(job) } => (queue, Work::Single(Single::Job(job)), To::Asker(asker)),
+            Ask::Job { job: None, .. } => return self.answer(asker, Reply::NoView),
+            Ask::Delete { jobs, .. } if jobs.is_empty() => return self.answer(asker, Reply::Integer(0)),
+            Ask::Delete { queue, jobs } => {
+                let single = Single::Delete { jobs, removed: 0 };
+                (queue, Work::Single(single), To::Asker(asker))
+            }
+            Ask::Purge { queue, state } => {
+                let single = Single::Purge { state, removed: 0 };
+                (queue, Work::Single(single), To::Asker(asker))
+            }
+        };
+        let lane = self.lane(&queue);
+        self.lanes[lane as usize].push(Entry {
+            work,
+            to,
+            since: now,
+            pipelined,
+        });
+        self.list(lane);
+    }
+
+    fn ask_pop(&mut self, asker: Asker, ask: PopAsk, pipelined: bool, now: Instant) {
+        let lanes: SmallVec<[LaneKey; 1]> = ask.queues.iter().map(|queue| self.lane(queue)).collect();
+        let patience = match ask.block {
+            None => Patience::None,
+            Some(Block::Forever) => Patience::Forever,
+            Some(Block::Ms(ms)) => Patience::Until(now + Duration::from_millis(ms)),
+        };
+        self.pops.insert(
+            asker,
+            PopRequest {
+                lanes,
+                at: 0,
+                pop: ask.pop,
+                many: ask.many,
+                patience,
+                since: now,
+                got: Vec::new(),
+                parked: false,
+            },
+        );
+        self.ask_lane(asker, pipelined, now);
+    }
+
+    /// Asks the queue whose turn it is, or parks without asking where others are parked and would have been served first.
+    fn ask_lane(&mut self, asker: Asker, pipelined: bool, now: Instant) {
+        let Some(request) = self.pops.get(&asker) else { return };
+        let key = request.lanes[request.at];
+        let lane = &mut self.lanes[key as usize];
+        let behind_others =
+            lane.registered && lane.parked.live() > 0 && lane.hopeful == 0 && lane.waiting.is_empty() && !pipelined;
+        if behind_others && request.may_park() {
+            return self.found_nothing(asker, now);
+        }
+        lane.push(Entry {
+            work: Work::Pop,
+            to: To::Pop(asker),
+            since: now,
+            pipelined,
+        });
+        self.list(key);
+    }
+
+    /// Nothing in the queue that was asked: the next one, or park, or say so.
+    fn found_nothing(&mut self, asker: Asker, now: Instant) {
+        let Some(request) = self.pops.get_mut(&asker) else { return };
+        if !request.is_at_last() {
+            request.at += 1;
+            return self.ask_lane(asker, false, now);
+        }
+        let waits = match request.patience {
+            Patience::None => false,
+            Patience::Until(end) => end > now,
+            Patience::Forever => true,
+        };
+        if !waits {
+            self.pops.remove(&asker);
+            return self.answer(asker, Reply::NoJob);
+        }
+        let Some(request) = self.pops.park(asker) else { return };
+        for key in request.lanes.clone() {
+            self.lanes[key as usize].parked.push_back(asker);
+            self.expect_due(key);
+            self.list(key);
+        }
+    }
+
+    /// The client is gone, and with it this request. What it popped and never got comes by [`Self::give_back`].
+    pub fn forget(&mut self, asker: Asker) {
+        if let Some(request) = self.pops.remove(&asker)
+            && request.parked
+        {
+            for key in &request.lanes {
+                self.lanes[*key as usize].parked.left(&self.pops);
+            }
+        }
+    }
+
+    /// Jobs that were popped and did not reach their client's socket.
+    pub fn give_back(&mut self, queue: &QueueName, returns: Vec<Return>, now: Instant) {
+        let lane = self.lane(queue);
+        self.lanes[lane as usize].push_front(Entry {
+            work: Work::Operation(Operation::Return(returns)),
+            to: To::Nobody,
+            since: now,
+            pipelined: false,
+        });
+        self.list(lane);
+    }
+
+    /// Hands out each call that can go now. `send` gets the lane, for the reply, and the call's bytes.
+    pub fn send(&mut self, mut send: impl FnMut(LaneKey, Bytes)) {
+        while let Some(key) = self.listed.pop() {
+            let lane = &mut self.lanes[key as usize];
+            lane.listed = false;
+            let Some((call, to)) = lane.next_call(&mut self.pops) else {
+                continue;
+            };
+            self.sequence += 1;
+            self.jitter ^= self.jitter << 13;
+            self.jitter ^= self.jitter >> 7;
+            self.jitter ^= self.jitter << 17;
+            let jitter = (self.jitter >> 11) as f64 / (1u64 << 53) as f64;
+            if let Call::Batch { operations, .. } = &call {
+                self.tally.batches += 1;
+                self.tally.batched += operations.len() as u64;
+            }
+            let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+            lane.flight = Some(Flight {
+                sequence: self.sequence,
+                call,
+                to,
+                bytes: bytes.clone(),
+            });
+            send(key, bytes);
+        }
+    }
+
+    /// The call in flight, to be sent again: Redis had forgotten its script.
+    pub fn call_in_flight(&self, lane: LaneKey) -> Option<Bytes> {
+        Some(self.lanes.get(lane as usize)?.flight.as_ref()?.bytes.clone())
+    }
+
+    /// Redis's reply to a lane's call.
+    pub fn replied(&mut self, key: LaneKey, reply: Bytes, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(key as usize) else {
+            return;
+        };
+        let Some(flight) = lane.flight.take() else { return };
+        let failed = match flight.call {
+            Call::Batch { operations, parked } => match batch::decode(&operations, reply) {
+                Ok(reply) => {
+                    self.settle_batch(key, &operations, flight.to, parked, reply, now);
+                    None
+                }
+                Err(error) => Some((flight.to, error)),
+            },
+            Call::Single(single) => {
+                let to = flight.to.first().copied().unwrap_or((To::Nobody, now));
+                let settled = self.settle_single(key, single, to, reply, now);
+                settled.err().map(|error| (flight.to, error))
+            }
+        };
+        if let Some((to, error)) = failed {
+            self.fail(&to, &error);
+        }
+        self.list(key);
+    }
+
+    fn fail(&mut self, to: &[(To, Instant)], error: &CallError) {
+        let line = match error {
+            CallError::Refused(line) => line.clone(),
+            CallError::BadReply(_) => Bytes::from(format!("ERR unexpected reply from Redis: {error}")),
+        };
+        for (to, _) in to {
+            self.refuse(*to, line.clone());
+        }
+    }
+
+    fn refuse(&mut self, to: To, line: Bytes) {
+        match to {
+            To::Asker(asker) | To::ManyIds(asker) => self.answer(asker, Reply::Error(line)),
+            To::Pop(asker) => {
+                if self.pops.remove(&asker).is_some() {
+                    self.answer(asker, Reply::Error(line));
+                }
+            }
+            To::Nobody => {}
+        }
+    }
+
+    fn settle_batch(
+        &mut self,
+        key: LaneKey,
+        operations: &[Operation],
+        to: Vec<(To, Instant)>,
+        parked: bool,
+        reply: BatchReply,
+        now: Instant,
+    ) {
+        let standing = reply.standing;
+        let mut missed = parked;
+        let mut hungry = Vec::new();
+        for ((operation, (to, _)), outcome) in operations.iter().zip(to).zip(reply.outcomes) {
+            match (outcome, operation) {
+                (Outcome::Popped(jobs), Operation::Pop(pop)) => {
+                    missed |= pop.waits && jobs.is_empty();
+                    self.tally.popped += jobs.len() as u64;
+                    hungry.extend(self.popped(key, to, jobs, pop.noack, pop.count, now));
+                }
+                (outcome, _) => self.settle(key, to, outcome),
+            }
+        }
+        let lane = &mut self.lanes[key as usize];
+        lane.registered = missed && standing.ready == 0 && !standing.more;
+        self.stand(key, standing, now);
+        // Oldest first: those that were parked go back to their places, before all others.
+        for asker in hungry {
+            self.still_hungry(key, asker, standing.more, now);
+        }
+        let lane = &mut self.lanes[key as usize];
+        if standing.ready > 0 || standing.more {
+            lane.hopeful = lane.hopeful.max(standing.ready.max(1).min(lane.parked.live() as u64) as usize);
+        }
+    }
+
+    /// What a pop found. Gives back the asker if that was nothing.
+    fn popped(
+        &mut self,
+        key: LaneKey,
+        to: To,
+        jobs: Vec<Job>,
+        noack: bool,
+        asked: u32,
+        now: Instant,
+    ) -> Option<Asker> {
+        let lane = &self.lanes[key as usize];
+        let mut popped = Popped {
+            queue: lane.queue.clone(),
+            mark: lane.mark,
+            noack,
+            many: false,
+            jobs,
+        };
+        let To::Pop(asker) = to else {
+            self.give_back_popped(popped, now);
+            return None;
+        };
+        let Some(request) = self.pops.get_mut(&asker) else {
+            self.give_back_popped(popped, now);
+            return None;
+        };
+        if popped.jobs.is_empty() && request.got.is_empty() {
+            return Some(asker);
+        }
+        let full = popped.jobs.len() as u32 == asked;
+        request.got.append(&mut popped.jobs);
+        request.pop.count -= asked.min(request.pop.count);
+        if full && request.pop.count > 0 {
+            // A large COUNT takes several calls. What the first one gave is kept; what is still wanted does not wait.
+            request.patience = Patience::None;
+            request.lanes = SmallVec::from_elem(key, 1);
+            request.at = 0;
+            let since = request.since;
+            self.lanes[key as usize].push_front(Entry {
+                work: Work::Pop,
+                to,
+                since,
+                pipelined: false,
+            });
+            return None;
+        }
+        if let Some(request) = self.pops.remove(&asker) {
+            popped.many = request.many;
+            popped.jobs = request.got;
+            self.answer(asker, Reply::Jobs(popped));
+        }
+        None
+    }
+
+    fn give_back_popped(&mut self, popped: Popped, now: Instant) {
+        if !popped.jobs.is_empty() {
+            self.give_back(&popped.queue, popped.returns(), now);
+        }
+    }
+
+    /// It asked this queue in vain. One that was parked before goes back to the front, as it has waited longest.
+    fn still_hungry(&mut self, key: LaneKey, asker: Asker, more: bool, now: Instant) {
+        let Some(request) = self.pops.get_mut(&asker) else { return };
+        if more && !request.may_park() {
+            // More is due than one call brings back: this nothing is not to be believed yet.
+            let since = request.since;
+            self.lanes[key as usize].push_front(Entry {
+                work: Work::Pop,
+                to: To::Pop(asker),
+                since,
+                pipelined: false,
+            });
+            return;
+        }
+        self.found_nothing(asker, now);
+    }
+
+    fn settle(&mut self, key: LaneKey, to: To, outcome: Outcome) {
+        let mark = self.lanes[key as usize].mark;
+        let reply = match outcome {
+            Outcome::Pushed(ids) => {
+                self.tally.pushed += ids.len() as u64;
+                match (to, ids.first()) {
+                    (To::Asker(_), Some(id)) => Reply::Id(mark, *id),
+                    _ => Reply::Ids(mark, ids),
+                }
+            }
+            Outcome::OutOfMemory => Reply::Error(Bytes::from_static(
+                b"OOM command not allowed when used memory > 'maxmemory'.",
+            )),
+            Outcome::Acked(count) => {
+                self.tally.acked += u64::from(count);
+                Reply::Integer(count.into())
+            }
+            Outcome::Nacked(count) => {
+                self.tally.nacked += u64::from(count);
+                Reply::Integer(count.into())
+            }
+            Outcome::Extended(count) => Reply::Integer(count.into()),
+            Outcome::Returned | Outcome::Popped(_) => return,
+        };
+        if let To::Asker(asker) | To::ManyIds(asker) = to {
+            self.answer(asker, reply);
+        }
+    }
+
+    /// A call that stands for itself has its reply: the answer, or the next call.
+    fn settle_single(
+        &mut self,
+        key: LaneKey,
+        single: Single,
+        (to, since): (To, Instant),
+        reply: Bytes,
+        now: Instant,
+    ) -> Result<(), CallError> {
+        let lane = &self.lanes[key as usize];
+        let (mark, settings) = (lane.mark, lane.settings.clone());
+        let (standing, step) = match single {
+            Single::Len | Single::Stats => {
+                let (standing, stats) = look::stats_reply(reply)?;
+                let answer = match &single {
+                    Single::Len => Reply::Integer(stats.ready() as i64),
+                    _ => Reply::Stats(Box::new(stats)),
+                };
+                (standing, if standing.more { Err(single) } else { Ok(answer) })
+            }
+            Single::Job(job) => {
+                let (standing, view) = look::job_reply(reply)?;
+                let answer = view.map_or(Reply::NoView, |view| Reply::View(mark, settings, Box::new(view)));
+                (standing, if standing.more { Err(Single::Job(job)) } else { Ok(answer) })
+            }
+            Single::Peek {
+                state,
+                count,
+                offset,
+                mut seen,
+            } => {
+                let (standing, views) = look::peek_reply(reply, state)?;
+                let found = views.len() as u64;
+                let asked = count.min(PEEKED);
+                if !standing.more {
+                    seen.extend(views);
+                }
+                let next = match standing.more {
+                    true => Some((count, offset)),
+                    false => (found == asked && count > asked).then_some((count - asked, offset + asked)),
+                };
+                let step = match next {
+                    None => Ok(Reply::Views(mark, settings, seen)),
+                    Some((count, offset)) => Err(Single::Peek {
+                        state,
+                        count,
+                        offset,
+                        seen,
+                    }),
+                };
+                (standing, step)
+            }
+            Single::Delete { mut jobs, removed } => {
+                let (standing, now_removed) = remove::deleted(reply)?;
+                let removed = removed + now_removed;
+                jobs.drain(..jobs.len().min(DELETED));
+                let step = match jobs.is_empty() {
+                    true => Ok(Reply::Integer(removed as i64)),
+                    false => Err(Single::Delete { jobs, removed }),
+                };
+                (standing, step)
+            }
+            Single::Purge { state, removed } => {
+                let (standing, purged) = remove::purged(reply)?;
+                let removed = removed + purged.removed;
+                let step = match purged.more {
+                    false => Ok(Reply::Integer(removed as i64)),
+                    true => Err(Single::Purge { state, removed }),
+                };
+                (standing, step)
+            }
+        };
+        self.stand(key, standing, now);
+        match step {
+            Ok(reply) => {
+                if let To::Asker(asker) = to {
+                    self.answer(asker, reply);
+                }
+            }
+            Err(single) => self.lanes[key as usize].push_front(Entry {
+                work: Work::Single(single),
+                to,
+                since,
+                pipelined: false,
+            }),
+        }
+        Ok(())
+    }
+
+    /// How a queue stands after a call.
+    fn stand(&mut self, key: LaneKey, standing: Standing, now: Instant) {
+        self.clock = Some((standing.now, now));
+        let lane = &mut self.lanes[key as usize];
+        lane.due = standing.next_due.map(|due| at_redis_time(due, standing.now, now));
+        self.expect_due(key);
+    }
+
+    /// Parked pops must be asked for when something falls due.
+    fn expect_due(&mut self, key: LaneKey) {
+        let lane = &self.lanes[key as usize];
+        if let Some(due) = lane.due
+            && lane.parked.live() > 0
+        {
+            self.dues.push(Reverse((due, key)));
+        }
+    }
+
+    /// A message on this worker's wake channel.
+    pub fn wake(&mut self, message: &[u8], now: Instant) {
+        match Wake::parse(message) {
+            Some(Wake::Come(queue)) => {
+                let key = self.lane(&queue);
+                let lane = &mut self.lanes[key as usize];
+                lane.registered = false;
+                lane.woken = true;
+                lane.hopeful = lane.parked.live();
+                self.list(key);
+            }
+            Some(Wake::Due(queue, due)) => {
+                let (Some(&key), Some((redis_now, at))) = (self.by_name.get(&queue), self.clock) else {
+                    return;
+                };
+                let due = at_redis_time(due, redis_now, at).max(now);
+                let lane = &mut self.lanes[key as usize];
+                lane.due = Some(lane.due.map_or(due, |earlier| earlier.min(due)));
+                self.expect_due(key);
+            }
+            None => {}
+        }
+    }
+
+    /// The connection that hears wake-ups is gone, and with it what Redis knew of who waits here.
+    pub fn deafened(&mut self) {
+        for (key, lane) in &mut self.lanes {
+            lane.registered = false;
+            if lane.parked.live() > 0 && !lane.listed {
+                lane.listed = true;
+                self.listed.push(key as LaneKey);
+            }
+        }
+    }
+
+    /// When `tick` should be called next, on account of those who wait.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let due = self.dues.peek().map(|Reverse((due, _))| *due);
+        let poll = (!self.pops.is_empty())
+            .then_some(self.polled)
+            .flatten()
+            .map(|at| at + SAFETY_POLL);
+        [due, self.pops.next_end(), poll].into_iter().flatten().min()
+    }
+
+    /// Time has passed: patience ends, jobs fall due.
+    pub fn tick(&mut self, now: Instant) {
+        while let Some(asker) = self.pops.take_ended(now) {
+            self.forget(asker);
+            self.answer(asker, Reply::NoJob);
+        }
+        while self.dues.peek().is_some_and(|Reverse((due, _))| *due <= now) {
+            let Some(Reverse((_, key))) = self.dues.pop() else { break };
+            if let Some(lane) = self.lanes.get_mut(key as usize)
+                && lane.due.is_some_and(|due| due <= now)
+            {
+                lane.hopeful = lane.parked.live();
+                self.list(key);
+            }
+        }
+        if self.polled.is_none_or(|polled| polled + SAFETY_POLL <= now) {
+            self.polled = Some(now);
+            self.poll_one();
+        }
+    }
+
+    fn poll_one(&mut self) {
+        let parked = |(_, lane): &(usize, &Lane)| lane.parked.live() > 0;
+        let from = self.poll_next;
+        let after = self.lanes.iter().filter(parked).find(|(key, _)| *key >= from);
+        let found = after.or_else(|| self.lanes.iter().find(parked)).map(|(key, _)| key);
+        if let Some(key) = found {
+            self.poll_next = key + 1;
+            let lane = &mut self.lanes[key];
+            lane.hopeful = lane.hopeful.max(1);
+            self.list(key as LaneKey);
+        }
+    }
+
+    /// Answers those whom Redis has kept waiting since before `deadline`. A pop that blocks has the patience it said.
+    /// `line`: why, for those never sent; `doubt`: for those whose call may have been applied.
+    pub fn give_up(&mut self, deadline: Instant, line: &Bytes, doubt: &Bytes) {
+        let mut refused = Vec::new();
+        for (_, lane) in &mut self.lanes {
+            let pops = &self.pops;
+            let late = |to: &To, since: Instant| {
+                since <= deadline
+                    && match to {
+                        To::Pop(asker) => pops.get(asker).is_none_or(|request| {
+                            !request.may_park()
+                                || matches!(request.patience, Patience::Until(end) if end <= deadline)
+                        }),
+                        To::Asker(_) | To::ManyIds(_) => true,
+                        To::Nobody => false,
+                    }
+            };
+            if lane.waiting.iter().any(|entry| late(&entry.to, entry.since)) {
+                let gone = lane.take_waiting(|entry| late(&entry.to, entry.since));
+                refused.extend(gone.into_iter().map(|entry| (entry.to, line.clone())));
+            }
+            let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
+            for (to, since) in flight {
+                if late(to, *since) {
+                    let error = match to {
+                        To::Pop(_) => line,
+                        _ => doubt,
+                    };
+                    refused.push((std::mem::replace(to, To::Nobody), error.clone()));
+                }
+            }
+        }
+        for (to, line) in refused {
+            self.refuse(to, line);
+        }
+    }
+
+    /// Answers laid down since the last call.
+    pub fn take_answers(&mut self, into: &mut Vec<Answer>) {
+        std::mem::swap(into, &mut self.answers);
+        self.answers.clear();
+    }
+
+    pub fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
+    pub fn has_calls(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
+    /// Pops without a reply.
+    pub fn blocked(&self) -> usize {
+        self.pops.len()
+    }
+
+    fn answer(&mut self, asker: Asker, reply: Reply) {
+        self.answers.push(Answer { asker, reply });
+    }
+
+    fn list(&mut self, key: LaneKey) {
+        let lane = &mut self.lanes[key as usize];
+        if !lane.listed {
+            lane.listed = true;
+            self.listed.push(key);
+        }
+    }
+
+    fn lane(&mut self, queue: &QueueName) -> LaneKey {
+        if let Some(&key) = self.by_name.get(queue) {
+            return key;
+        }
+        if self.lanes.len() >= IDLE_LANES && self.lanes.len().is_power_of_two() {
+            self.forget_idle_lanes();
+        }
+        let partition = Partition::new(&self.config.prefix, queue, super::reply::PARTITION, &self.worker);
+        let settings = Settings::from(self.config.queue(queue.as_bytes()));
+        let key = self.lanes.insert(Lane::new(queue.clone(), partition, settings)) as LaneKey;
+        self.by_name.insert(queue.clone(), key);
+        key
+    }
+
+    fn forget_idle_lanes(&mut self) {
+        let pops_ask = |key: usize| self.pops.asks(key as LaneKey);
+        let idle: Vec<_> = self
+            .lanes
+            .iter()
+            .filter(|(key, lane)| lane.is_idle() && !lane.listed && !pops_ask(*key))
+            .map(|(key, _)| key)
+            .collect();
+        for key in idle {
+            let lane = self.lanes.remove(key);
+            self.by_name.remove(&lane.queue);
+        }
+    }
+}
+
+fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f64) -> Bytes {
+    let (partition, settings) = (&lane.partition, &lane.settings);
+    match call {
+        Call::Batch { operations, parked } => {
+            let batch = Batch {
+                sequence,
+                jitter,
+                parked: *parked,
+                operations,
+            };
+            batch::encode(scripts, partition, settings, &batch)
+        }
+        Call::Single(single) => match single {
+            Single::Len | Single::Stats => look::stats(scripts, partition, settings),
+            Single::Peek {
+                state, count, offset, ..
+            } => look::peek(scripts, partition, settings, *state, *count, *offset),
+            Single::Job(job) => look::job(scripts, partition, settings, *job),
+            Single::Delete { jobs, .. } => {
+                let jobs: &[LocalId] = &jobs[..jobs.len().min(DELETED)];
+                remove::delete(scripts, partition, settings, sequence, jobs)
+            }
+            Single::Purge { state, .. } => remove::purge(scripts, partition, settings, sequence, *state),
+        },
+    }
+}
+
+fn claims_nothing(operation: &Operation) -> bool {
+    match operation {
+        Operation::Ack(claims) | Operation::Extend { claims, .. } => claims.is_empty(),
+        Operation::Nack(nack) => nack.claims.is_empty(),
+        Operation::Push(_) | Operation::Return(_) | Operation::Pop(_) => false,
+    }
+}
+
+/// When Redis's clock will say `at`, given that it said `redis_now` at `now`. A millisecond late: never too early.
+fn at_redis_time(at: u64, redis_now: u64, now: Instant) -> Instant {
+    now + Duration::from_millis(at.saturating_sub(redis_now) + 1)
+}
