@@ -6,6 +6,7 @@
 //! This file watches over the child. It carries no request: workers connect to `socket_path` as to any other Redis, and
 //! live through a restart of it as through a restart of any other.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -158,10 +159,10 @@ async fn live(
         if let Some(ready) = ready.take() {
             let _ = ready.send(Ok(()));
         }
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     tokio::select! {
-        () = announced => unreachable!("it waits for ever"),
+        never = announced => match never {},
         status = child.wait() => Ok(Ending::Died(status.map_or_else(|error| error.to_string(), |status| status.to_string()))),
         () = stop.cancelled() => {
             server::end(&mut child).await;

@@ -1,6 +1,6 @@
 //! The embedded Redis against the real redis-server: its death, its parent's death, its neighbours.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -291,29 +291,27 @@ async fn a_directory_that_others_may_write_to_or_with_too_long_a_path_is_refused
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_is_still_ended() {
+async fn a_redis_that_hung_when_it_was_told_to_end_ends_when_it_goes_on() {
     let directory = private_directory();
     let redis = Embedded::start(&settings(directory.path()))
         .await
         .expect("redis-server is installed");
     let pid = pid(directory.path()).expect("a pid file");
     kill(pid, libc::SIGSTOP);
-    // The kernel keeps SIGTERM for a stopped process until it continues; another process lets it, as an operator would.
-    let stop = tokio::spawn(redis.stop());
-    let status = format!("/proc/{pid}/status");
-    let pending = || {
-        let mut text = String::new();
-        let read = fs::File::open(&status).and_then(|mut file| file.read_to_string(&mut text));
-        let signals = text
-            .lines()
-            .find_map(|line| line.strip_prefix("ShdPnd:"))
-            .map(str::trim);
-        read.is_ok()
-            && signals
-                .and_then(|set| u64::from_str_radix(set, 16).ok())
-                .is_some_and(|set| set & 1 << 14 != 0)
+    let status = |key: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        text.lines()
+            .find_map(|line| line.strip_prefix(key))
+            .map(|value| value.trim().to_owned())
+            .unwrap_or_default()
     };
-    wait_until(DEADLINE, "SIGTERM is pending", pending).await;
+    // Not before: of two signals that wait for a running process SIGTERM would be taken first.
+    wait_until(DEADLINE, "redis is stopped", || status("State:").starts_with('T')).await;
+    // The kernel keeps SIGTERM for a stopped process until somebody lets it continue.
+    let stop = tokio::spawn(redis.stop());
+    let sigterm = |set: u64| set & (1 << (libc::SIGTERM - 1)) != 0;
+    let is_pending = || u64::from_str_radix(&status("ShdPnd:"), 16).is_ok_and(sigterm);
+    wait_until(DEADLINE, "SIGTERM is pending", is_pending).await;
     kill(pid, libc::SIGCONT);
     stop.await.expect("stop returns");
 }
