@@ -111,7 +111,9 @@ impl Keys {
         match entry.finder {
             Finder::Specs | Finder::SpecsInPart => {
                 for spec in entry.keys.iter().filter(|spec| !spec.not_key) {
-                    keys.ranges.extend(range(spec, request)?);
+                    if let Some(range) = range(spec, request)? {
+                        keys.ranges.push(range);
+                    }
                 }
             }
             Finder::Sort => {
