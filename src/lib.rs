@@ -2,21 +2,28 @@
 //!
 //! The modules, in the order in which a request meets them.
 
-pub mod asker;
 pub mod cli;
-pub mod client;
-pub mod command;
 pub mod config;
-pub mod local;
 pub mod log;
-pub mod plan;
-pub mod queue;
-pub mod resp;
-pub mod script;
 pub mod secret;
+pub mod serve;
+
+pub mod worker;
+pub mod hub;
+pub mod client;
 pub mod session;
-pub mod stream;
+pub mod resp;
+pub mod command;
+pub mod plan;
+pub mod local;
+pub mod queue;
+pub mod script;
 pub mod upstream;
+pub mod stream;
+
+pub mod admin;
+pub mod asker;
+pub mod counters;
 
 #[cfg(test)]
 mod oracle;

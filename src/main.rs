@@ -7,10 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use millrace::cli::{Arguments, Command};
-use millrace::config::{Config, Layers, Source};
+use millrace::config::{Config, Layers};
 use millrace::log;
-use millrace::upstream::embedded::Embedded;
-use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -44,19 +42,5 @@ fn check(layers: &Layers) -> anyhow::Result<()> {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let embedded = match &config.upstream.source {
-            Source::Embedded(settings) => Some(Embedded::start(settings).await?),
-            Source::Single(_) => None,
-        };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if let Some(embedded) = embedded {
-            embedded.stop().await;
-        }
-        Ok(())
-    })
+    runtime.block_on(millrace::serve::serve(config))
 }

@@ -15,7 +15,8 @@ pub type Ticket = u64;
 
 #[derive(Debug)]
 enum Slot<D> {
-    Waiting,
+    /// `muted`: the client wants no reply to it.
+    Waiting { muted: bool },
     Answered { reply: BytesMut, delivery: Option<D> },
 }
 
@@ -44,9 +45,9 @@ impl<D> Default for Replies<D> {
 }
 
 impl<D> Replies<D> {
-    /// A request came; its reply is to follow.
-    pub fn open(&mut self) -> Ticket {
-        self.slots.push_back(Slot::Waiting);
+    /// A request came; its reply is to follow, but it goes nowhere if it is `muted`.
+    pub fn open(&mut self, muted: bool) -> Ticket {
+        self.slots.push_back(Slot::Waiting { muted });
         self.first + self.slots.len() as u64 - 1
     }
 
@@ -57,16 +58,35 @@ impl<D> Replies<D> {
 
     /// Whether this request still has no reply.
     pub fn is_open(&self, ticket: Ticket) -> bool {
-        let slot = ticket.checked_sub(self.first).and_then(|i| self.slots.get(i as usize));
-        matches!(slot, Some(Slot::Waiting))
+        self.muted(ticket).is_some()
+    }
+
+    /// `None`: no such request is open.
+    fn muted(&self, ticket: Ticket) -> Option<bool> {
+        match self.slots.get(ticket.checked_sub(self.first)? as usize)? {
+            Slot::Waiting { muted } => Some(*muted),
+            Slot::Answered { .. } => None,
+        }
+    }
+
+    /// The requests that have no reply yet.
+    pub fn waiting(&self) -> Vec<Ticket> {
+        let tickets = self.first..self.first + self.slots.len() as u64;
+        tickets.filter(|ticket| self.is_open(*ticket)).collect()
     }
 
     /// The reply of a request. `write` renders it, and says what it hands out.
     /// Each ticket is answered once; a second answer is ignored.
     pub fn answer(&mut self, ticket: Ticket, write: impl FnOnce(&mut BytesMut) -> Option<D>) {
-        if !self.is_open(ticket) {
-            return;
-        }
+        let Some(muted) = self.muted(ticket) else { return };
+        let write = |out: &mut BytesMut| {
+            let before = out.len();
+            let delivery = write(out);
+            if muted {
+                out.truncate(before);
+            }
+            delivery
+        };
         if ticket != self.first {
             let mut reply = BytesMut::new();
             let delivery = write(&mut reply);
@@ -127,7 +147,7 @@ impl<D> Replies<D> {
         let written = self.deliveries.drain(..).map(|(_, delivery)| delivery);
         let early = self.slots.drain(..).filter_map(|slot| match slot {
             Slot::Answered { delivery, .. } => delivery,
-            Slot::Waiting => None,
+            Slot::Waiting { .. } => None,
         });
         written.chain(early)
     }
@@ -147,7 +167,7 @@ mod tests {
     #[test]
     fn replies_go_out_in_the_order_of_their_requests() {
         let mut replies = Replies::default();
-        let tickets: Vec<_> = (0..3).map(|_| replies.open()).collect();
+        let tickets: Vec<_> = (0..3).map(|_| replies.open(false)).collect();
         answer(&mut replies, tickets[2], "c", None);
         answer(&mut replies, tickets[1], "b", None);
         assert_eq!(replies.unsent(), b"");
@@ -161,7 +181,7 @@ mod tests {
     #[test]
     fn a_job_whose_last_byte_was_not_written_was_not_delivered() {
         let mut replies = Replies::default();
-        let tickets: Vec<_> = (0..4).map(|_| replies.open()).collect();
+        let tickets: Vec<_> = (0..4).map(|_| replies.open(false)).collect();
         answer(&mut replies, tickets[0], "one", Some("job 1"));
         answer(&mut replies, tickets[1], "two", Some("job 2"));
         answer(&mut replies, tickets[3], "four", Some("job 4"));
@@ -172,7 +192,7 @@ mod tests {
     #[test]
     fn a_job_whose_last_byte_was_written_was_delivered() {
         let mut replies = Replies::default();
-        let ticket = replies.open();
+        let ticket = replies.open(false);
         answer(&mut replies, ticket, "one", Some("job 1"));
         replies.wrote(2);
         replies.wrote(1);

@@ -71,6 +71,15 @@ pub struct Entry {
     pub pipelined: bool,
 }
 
+impl Entry {
+    fn bytes(&self) -> usize {
+        match &self.work {
+            Work::Operation(Operation::Push(push)) => push.payloads.iter().map(|payload| payload.len()).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// Who waits for an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
@@ -165,6 +174,12 @@ impl Lane {
     pub fn push_front(&mut self, entry: Entry) {
         self.pipelined += usize::from(entry.pipelined);
         self.waiting.push_front(entry);
+    }
+
+    /// Bytes of the payloads that wait here, and of the call in flight.
+    pub fn buffered(&self) -> usize {
+        let waiting: usize = self.waiting.iter().map(|entry| entry.bytes()).sum();
+        waiting + self.flight.as_ref().map_or(0, |flight| flight.bytes.len())
     }
 
     /// Nothing to do, nobody waits: it can be forgotten.

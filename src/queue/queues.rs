@@ -695,6 +695,28 @@ impl Queues {
         !self.listed.is_empty()
     }
 
+    /// Whether anybody waits for Redis.
+    pub fn is_waiting(&self) -> bool {
+        !self.listed.is_empty()
+            || self
+                .lanes
+                .iter()
+                .any(|(_, lane)| lane.flight.is_some() || !lane.waiting.is_empty())
+    }
+
+    /// Bytes of payloads that wait.
+    pub fn buffered(&self) -> usize {
+        self.lanes.iter().map(|(_, lane)| lane.buffered()).sum()
+    }
+
+    /// The proxy stops: who is parked gets nothing more, and is told so.
+    pub fn end_waits(&mut self) {
+        for asker in self.pops.parked() {
+            self.forget(asker);
+            self.answer(asker, Reply::NoJob);
+        }
+    }
+
     /// Pops without a reply.
     pub fn blocked(&self) -> usize {
         self.pops.len()

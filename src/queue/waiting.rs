@@ -99,6 +99,12 @@ impl Pops {
         self.requests.values().any(|request| request.lanes.contains(&lane))
     }
 
+    /// Those that are parked.
+    pub fn parked(&self) -> Vec<Asker> {
+        let parked = self.requests.iter().filter(|(_, request)| request.parked);
+        parked.map(|(asker, _)| *asker).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.requests.len()
     }

@@ -1,7 +1,9 @@
 //! The Redis behind the proxy: who it is, and the connections to it.
 //!
 //! - [`embedded`]: a redis-server of our own, started, watched and ended.
+//! - [`link`]: a new connection, until it may be used.
 //! - [`pipe`]: the requests of many clients on one connection, and what becomes of them when it is lost.
 
 pub mod embedded;
+pub mod link;
 pub mod pipe;

@@ -1,0 +1,75 @@
+//! What a worker counts. It alone writes its counters, without a lock; anybody may read them.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Written by one thread only, so that adding needs no locked instruction.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, by: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(by), Relaxed);
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the latency histogram, in seconds: doubling from 50 µs; slower ones count as infinite.
+pub const LATENCY_BOUNDS: [f64; 16] = [
+    0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 1.6,
+    6.4,
+];
+
+/// Latencies of one command.
+#[derive(Debug, Default)]
+pub struct Latencies {
+    pub buckets: [Count; LATENCY_BOUNDS.len() + 1],
+}
+
+impl Latencies {
+    pub fn record(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < seconds);
+        self.buckets[bucket].add(1);
+    }
+}
+
+/// One worker's.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub clients: Count,
+    pub connections: Count,
+    pub requests: Count,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    pub buffered_bytes: Count,
+    pub blocked_pops: Count,
+    pub pushed: Count,
+    pub popped: Count,
+    pub acked: Count,
+    pub nacked: Count,
+    pub batches: Count,
+    pub batched: Count,
+    /// 1: the pipe that the queues use has a connection.
+    pub upstream_up: Count,
+    pub upstream_connections_lost: Count,
+    pub refused_clients: Count,
+    /// By the command's index in the table.
+    pub latencies: Box<[Latencies]>,
+}
+
+impl Counters {
+    pub fn new(commands: usize) -> Self {
+        Self {
+            latencies: (0..commands).map(|_| Latencies::default()).collect(),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Everything that one worker knows, in one place and on one thread: its clients, its pipes to Redis, its queues.
+//!
+//! Synchronous: what arrives is handed in, and what must go out waits here until the worker flushes, once a turn.
+//!
+//! - [`clients`]: a client's bytes become requests, a request is planned and goes its way.
+//! - [`pipes`]: Redis's bytes become replies, a reply goes to whoever waits for it.
+//! - [`mail`]: what other workers and the admin side ask of this one.
+
+mod clients;
+mod mail;
+mod pipes;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::mpsc;
+
+use crate::asker::ClientKey;
+use crate::command::Table;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::local::info::Numbers;
+use crate::queue::queues::{Answer, Queues};
+use crate::resp::scanner::Scanner;
+use crate::script::Scripts;
+use crate::session::Users;
+use crate::stream::Stream;
+
+pub use clients::Wish;
+pub use mail::Mail;
+
+use clients::Client;
+use pipes::PipeState;
+
+/// While anything is on its way to Redis, deadlines are looked at this often.
+const CHECK: Duration = Duration::from_millis(100);
+
+/// What all workers share, read without a lock.
+pub struct Shared {
+    pub config: Arc<Config>,
+    pub scripts: Arc<Scripts>,
+    pub table: Table,
+    pub users: Users,
+    pub redis_version: String,
+    pub databases: u32,
+    pub mode: &'static str,
+    pub started: Instant,
+    /// One for each worker.
+    pub counters: Vec<Arc<Counters>>,
+    /// One for each worker: how the others reach it.
+    pub mailboxes: Vec<mpsc::UnboundedSender<Mail>>,
+    pub next_client: std::sync::atomic::AtomicU64,
+}
+
+impl Shared {
+    /// The counters of all workers, added up.
+    pub fn numbers(&self) -> Numbers {
+        let sum = |of: fn(&Counters) -> u64| self.counters.iter().map(|counters| of(counters)).sum();
+        Numbers {
+            uptime: self.started.elapsed(),
+            workers: self.counters.len(),
+            mode: self.mode,
+            upstream_is_up: self.counters.iter().all(|counters| counters.upstream_up.value() == 1),
+            clients: sum(|c| c.clients.value()),
+            max_clients: self.config.limits.max_clients as u64,
+            connections: sum(|c| c.connections.value()),
+            requests: sum(|c| c.requests.value()),
+            bytes_in: sum(|c| c.bytes_in.value()),
+            bytes_out: sum(|c| c.bytes_out.value()),
+            buffered_bytes: sum(|c| c.buffered_bytes.value()),
+            blocked_pops: sum(|c| c.blocked_pops.value()),
+            pushed: sum(|c| c.pushed.value()),
+            popped: sum(|c| c.popped.value()),
+            acked: sum(|c| c.acked.value()),
+            nacked: sum(|c| c.nacked.value()),
+            batches: sum(|c| c.batches.value()),
+            batched: sum(|c| c.batched.value()),
+        }
+    }
+}
+
+pub struct Hub {
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    number: usize,
+    /// Names this worker in Redis, unlike any other worker's, ever.
+    name: String,
+    clients: Slab<Client>,
+    generation: u32,
+    pipes: Vec<PipeState>,
+    /// Pipes that nobody serves yet.
+    new_pipes: Vec<usize>,
+    queues: Queues,
+    /// For requests that arrive whole; one that does not takes it along.
+    scanner: Scanner,
+    /// Clients that have something to be written.
+    dirty: Vec<u32>,
+    answers: Vec<Answer>,
+    flusher: Option<Waker>,
+    flush_wanted: bool,
+    timekeeper: Option<Waker>,
+    checked: Instant,
+    /// One clock reading a turn.
+    now: Instant,
+    draining: bool,
+}
+
+impl Hub {
+    pub fn new(number: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let (id, seed) = random.split_at(8);
+        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let seed = seed.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let now = Instant::now();
+        let mut hub = Self {
+            counters: shared.counters[number].clone(),
+            number,
+            queues: Queues::new(shared.config.clone(), shared.scripts.clone(), hex.clone(), seed),
+            name: format!("millrace-{hex}"),
+            shared,
+            clients: Slab::new(),
+            generation: 0,
+            pipes: Vec::new(),
+            new_pipes: Vec::new(),
+            scanner: Scanner::default(),
+            dirty: Vec::new(),
+            answers: Vec::new(),
+            flusher: None,
+            flush_wanted: false,
+            timekeeper: None,
+            checked: now,
+            now,
+            draining: false,
+        };
+        hub.open_queues_pipe();
+        Ok(hub)
+    }
+
+    /// What this worker calls itself towards Redis.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs when the flusher is woken: everything that waits to go out goes.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.flusher = Some(cx.waker().clone());
+        if !self.flush_wanted {
+            return Poll::Pending;
+        }
+        self.flush_wanted = false;
+        while self.queues.has_calls() || self.queues.has_answers() {
+            self.send_calls();
+            self.deliver_answers();
+        }
+        self.write_pipes();
+        self.write_clients();
+        self.note_gauges();
+        if self.queues.has_calls() || self.queues.has_answers() {
+            self.want_flush();
+        }
+        if let Some(timekeeper) = self.timekeeper.take() {
+            timekeeper.wake();
+        }
+        Poll::Ready(())
+    }
+
+    /// Something waits to go out: the flusher runs behind all tasks that are ready now.
+    fn want_flush(&mut self) {
+        if !self.flush_wanted {
+            self.flush_wanted = true;
+            if let Some(flusher) = &self.flusher {
+                flusher.wake_by_ref();
+            }
+        }
+    }
+
+    fn deliver_answers(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        self.queues.take_answers(&mut answers);
+        for Answer { asker, reply } in answers.drain(..) {
+            self.answer_queue(asker, reply);
+        }
+        self.answers = answers;
+    }
+
+    /// When the clock task should look again.
+    pub fn poll_next_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
+        match self.next_tick() {
+            Some(next) => Poll::Ready(next),
+            None => {
+                self.timekeeper = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ready when something is to happen sooner than `planned`.
+    pub fn poll_earlier_tick(&mut self, planned: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.timekeeper = Some(cx.waker().clone());
+        match self.next_tick() {
+            Some(next) if next < planned => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        let busy = self.pipes.iter().any(|pipe| !pipe.pipe.is_empty()) || self.queues.is_waiting();
+        let check = busy.then(|| self.checked + CHECK);
+        let idle = (self.shared.config.limits.idle_timeout.is_some() && !self.clients.is_empty())
+            .then(|| self.checked + Duration::from_secs(1));
+        [check, idle, self.queues.next_tick()].into_iter().flatten().min()
+    }
+
+    pub fn tick(&mut self, now: Instant) {
+        self.now = now;
+        self.queues.tick(now);
+        if now >= self.checked + CHECK {
+            self.checked = now;
+            self.check_pipes();
+            self.close_idle_clients();
+        }
+        self.want_flush();
+    }
+
+    /// No new requests are read; what is under way goes on, and pops that wait get nothing more.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.queues.end_waits();
+        let keys: Vec<_> = self.clients.iter().map(|(index, _)| index).collect();
+        for index in keys {
+            self.close_when_done(index);
+        }
+        self.want_flush();
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.clients.is_empty() && !self.queues.is_waiting()
+    }
+
+    fn note_gauges(&self) {
+        let counters = &self.counters;
+        let tally = &self.queues.tally;
+        counters.clients.set(self.clients.len() as u64);
+        counters.blocked_pops.set(self.queues.blocked() as u64);
+        let buffered: usize = self.pipes.iter().map(|pipe| pipe.pipe.buffered() + pipe.input.len()).sum();
+        counters.buffered_bytes.set((buffered + self.queues.buffered() + self.client_bytes()) as u64);
+        counters.pushed.set(tally.pushed);
+        counters.popped.set(tally.popped);
+        counters.acked.set(tally.acked);
+        counters.nacked.set(tally.nacked);
+        counters.batches.set(tally.batches);
+        counters.batched.set(tally.batched);
+    }
+
+    fn key_of(&self, index: u32) -> Option<ClientKey> {
+        let client = self.clients.get(index as usize)?;
+        Some(ClientKey {
+            index,
+            generation: client.generation,
+        })
+    }
+
+    /// Over `limits.memory`, all workers together.
+    fn is_out_of_memory(&self) -> bool {
+        let buffered: u64 = self.shared.counters.iter().map(|c| c.buffered_bytes.value()).sum();
+        buffered > self.shared.config.limits.memory as u64
+    }
+}
+
+/// Writes until everything is written or the socket takes no more; how many bytes it took.
+fn write_some(stream: &Rc<Stream>, mut bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(n) => {
+                written += n;
+                bytes = &bytes[n..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}

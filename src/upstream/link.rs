@@ -1,0 +1,172 @@
+//! One connection to Redis from its first byte until it may be used: greeted, let in, known to be a primary that is ready.
+//! What is sent over it then is a [`super::pipe`]'s.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::config::{Config, Endpoint};
+use crate::resp::frame::{Frame, FrameScanner};
+use crate::resp::{OwnedRequest, Protocol};
+use crate::script::Scripts;
+use crate::stream::Stream;
+
+/// Why there is no connection. Its text may be shown to clients: it names no host.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    #[error("no connection to Redis: {0}")]
+    Connect(io::Error),
+    #[error("Redis did not answer within {0:?}")]
+    Silent(Duration),
+    #[error("the connection to Redis was lost: {0}")]
+    Lost(io::Error),
+    /// Its error line.
+    #[error("Redis refused: {0}")]
+    Refused(String),
+    #[error("READONLY the Redis behind the proxy is a replica")]
+    Replica,
+    #[error("what answers is no Redis")]
+    NotRedis,
+}
+
+/// What a pipe is for: replies in which protocol, keys of which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PipeKind {
+    pub protocol: Protocol,
+    pub database: u32,
+}
+
+/// What is asked of a new connection before it is used.
+#[derive(Clone, Debug)]
+pub struct Greeting<'a> {
+    pub kind: PipeKind,
+    /// For `CLIENT LIST` on the Redis itself.
+    pub name: &'a str,
+    /// The queues' pipe loads the scripts, and listens on this channel.
+    pub queues: Option<(&'a Scripts, &'a str)>,
+}
+
+/// Connects and greets. Returns the stream, ready for requests.
+pub async fn connect(endpoint: &Endpoint, config: &Config, greeting: &Greeting<'_>) -> Result<Stream, LinkError> {
+    let upstream = &config.upstream;
+    let stream = match timeout(upstream.connect_timeout, open(endpoint)).await {
+        Ok(stream) => stream.map_err(LinkError::Connect)?,
+        Err(_) => return Err(LinkError::Silent(upstream.connect_timeout)),
+    };
+    match timeout(upstream.response_timeout, greet(&stream, config, greeting)).await {
+        Ok(greeted) => greeted.map(|()| stream),
+        Err(_) => Err(LinkError::Silent(upstream.response_timeout)),
+    }
+}
+
+async fn open(endpoint: &Endpoint) -> io::Result<Stream> {
+    match endpoint {
+        Endpoint::Tcp { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15));
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(Stream::Tcp(stream))
+        }
+        Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+    }
+}
+
+async fn greet(stream: &Stream, config: &Config, greeting: &Greeting<'_>) -> Result<(), LinkError> {
+    for words in introductions(config, greeting) {
+        let reply = call(stream, &words).await?;
+        check(&words, &reply)?;
+    }
+    Ok(())
+}
+
+/// In their order; each is answered before the next is sent.
+fn introductions(config: &Config, greeting: &Greeting<'_>) -> Vec<Vec<String>> {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let mut all = Vec::new();
+    let credentials = config.upstream.credentials.as_ref();
+    let user = credentials.and_then(|credentials| credentials.username.as_deref());
+    let password = credentials.map(|credentials| credentials.password.expose());
+    match (greeting.kind.protocol, password) {
+        (Protocol::Resp3, Some(password)) => all.push(words(&[
+            "HELLO",
+            "3",
+            "AUTH",
+            user.unwrap_or("default"),
+            password,
+        ])),
+        (Protocol::Resp3, None) => all.push(words(&["HELLO", "3"])),
+        (Protocol::Resp2, Some(password)) => {
+            let mut auth = words(&["AUTH"]);
+            auth.extend(user.map(str::to_owned));
+            auth.push(password.to_owned());
+            all.push(auth);
+        }
+        (Protocol::Resp2, None) => {}
+    }
+    all.push(words(&["PING"]));
+    all.push(words(&["ROLE"]));
+    all.push(words(&["CLIENT", "SETNAME", greeting.name]));
+    if greeting.kind.database != 0 {
+        all.push(words(&["SELECT", &greeting.kind.database.to_string()]));
+    }
+    if let Some((scripts, channel)) = greeting.queues {
+        all.extend(
+            scripts
+                .all()
+                .iter()
+                .map(|script| words(&["SCRIPT", "LOAD", &script.source])),
+        );
+        all.push(words(&["SUBSCRIBE", channel]));
+    }
+    all
+}
+
+fn check(words: &[String], reply: &[u8]) -> Result<(), LinkError> {
+    let refused = || {
+        let line = reply.strip_prefix(b"-").unwrap_or(reply);
+        LinkError::Refused(String::from_utf8_lossy(line.trim_ascii_end()).into_owned())
+    };
+    match (words[0].as_str(), reply.first()) {
+        // Rights may be lacking for these two, and nothing hangs on them.
+        ("CLIENT" | "ROLE", Some(b'-')) => Ok(()),
+        ("ROLE", _) if memchr::memmem::find(reply, b"slave").is_some_and(|at| at < 12) => Err(LinkError::Replica),
+        (_, Some(b'-')) => Err(refused()),
+        _ => Ok(()),
+    }
+}
+
+/// One request and its reply, on a stream that nobody else uses.
+pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError> {
+    let request = OwnedRequest::from_words(words);
+    let mut unsent = request.as_request().raw();
+    while !unsent.is_empty() {
+        poll_fn(|cx| stream.poll_write_ready(cx)).await.map_err(LinkError::Lost)?;
+        match stream.try_write(unsent) {
+            Ok(n) => unsent = &unsent[n..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(LinkError::Lost(error)),
+        }
+    }
+    let mut input = BytesMut::with_capacity(4096);
+    let mut scanner = FrameScanner::default();
+    loop {
+        poll_fn(|cx| stream.poll_read_ready(cx)).await.map_err(LinkError::Lost)?;
+        let mut chunk = [0; 16 * 1024];
+        match stream.try_read(&mut chunk) {
+            Ok(0) => return Err(LinkError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => input.extend_from_slice(&chunk[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(LinkError::Lost(error)),
+        }
+        match scanner.scan(&input).map_err(|_| LinkError::NotRedis)? {
+            None => {}
+            Some(Frame::Reply(len) | Frame::Push(len)) => return Ok(input.split_to(len).freeze()),
+        }
+    }
+}
