@@ -68,17 +68,20 @@ end
 -- What workers say of their jobs. `place` counts the names of the call; `places` are those that did not count.
 local place, places, acked = 0, {}, 0
 
--- First deliveries, all at once, if each of the names is that of a lease: look, then take. A name given twice shows when
--- fewer are removed than were seen, and then its later places did not count.
+-- First deliveries, all at once, if each of the names is that of a lease. ZADD NX tells how many are not, cheaper than
+-- ZMSCORE, which makes a text of every score: it adds those, with an end that no lease has, and we take them out again.
+-- A name given twice shows when fewer are removed than were asked for, and then its later places did not count.
 local n = tonumber(ARGV[at + 1])
 if plain and ARGV[at] == 'a' and n <= BITE then
   local first, end_ = at + 2, at + 1 + n
-  local ends = call('ZMSCORE', leases, unpack(ARGV, first, end_))
-  local all = true
+  local marks = {}
   for i = 1, n do
-    all = all and ends[i]
+    marks[2 * i - 1], marks[2 * i] = '0', ARGV[first + i - 1]
   end
-  if all then
+  local missing = redis.pcall('ZADD', leases, 'NX', unpack(marks))
+  if missing ~= 0 then
+    call('ZREMRANGEBYSCORE', leases, 0, 0)
+  else
     acked = call('ZREM', leases, unpack(ARGV, first, end_))
     call('HDEL', jobs, unpack(ARGV, first, end_))
     local seen = {}
@@ -232,6 +235,8 @@ if not calm or #call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1) > 0 th
   bring_back()
 end
 
+local heard = at > 7 -- something of them
+
 -- Pushes, a run of one kind at a time: the same priority and options, so the same record of them. The ids are written
 -- over the suffixes, so that ARGV is what HSET takes.
 while ARGV[at] == 'p' do
@@ -347,7 +352,7 @@ end
 
 changes.acked = acked
 settle()
-if place > 0 or got > 0 or pushing > 0 then
+if heard or got > 0 or pushing > 0 then
   local outcome = pushed .. '\n' .. table.concat(places, ' ') .. '\n' .. table.concat(names, ' ')
   call('SET', lane, sequence .. '\n' .. outcome, 'PX', KEPT)
 end
