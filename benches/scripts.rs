@@ -26,7 +26,7 @@ const CALLS: usize = 50; // of one kind in a row, where the kinds are measured a
 fn main() {
     let mut lane = Lane::start();
     println!("Redis CPU in µs. One call carries n acks, n pushes and n pops; apart: a call of one kind alone.");
-    println!("waiting      n   one call    a job      push       pop       ack   calls over 1 ms");
+    println!("waiting      n   one call    a job      push       pop       ack   calls over 2 ms");
     for waiting in [0, WAITING] {
         if waiting > 0 {
             let weight = lane.load(waiting) - PAYLOAD as f64;
@@ -57,7 +57,7 @@ impl Lane {
             info.send_bytes(&call::load(script));
             info.receive();
         }
-        info.run("CONFIG SET slowlog-log-slower-than 1000");
+        info.run("CONFIG SET slowlog-log-slower-than 2000");
         Self {
             info,
             stream: UnixStream::connect(redis.socket()).unwrap(),

@@ -99,7 +99,7 @@ impl Queue {
                 Operation::Push(_) | Operation::Pop(_) => {}
             }
         }
-        self.to_the_front(returned, now);
+        self.put_in_front(returned, now);
         self.upkeep(now);
         for (at, operation) in operations.iter().enumerate() {
             if let Operation::Push(push) = operation {
@@ -276,7 +276,7 @@ impl Queue {
     }
 
     /// In push order, before all others of their priority; those past their TTL go.
-    fn to_the_front(&mut self, mut ids: Vec<LocalId>, now: u64) {
+    fn put_in_front(&mut self, mut ids: Vec<LocalId>, now: u64) {
         ids.sort();
         for id in ids.into_iter().rev() {
             let held = self.job(id);
@@ -339,7 +339,7 @@ impl Queue {
                 back.push(id);
             }
         }
-        self.to_the_front(back, now);
+        self.put_in_front(back, now);
     }
 
     fn push(&mut self, push: &Push, now: u64, real: &Outcome) -> Vec<LocalId> {
