@@ -23,8 +23,8 @@ impl Count {
 
 /// Upper bounds of the latency histogram, in seconds: doubling from 50 µs; slower ones count as infinite.
 pub const LATENCY_BOUNDS: [f64; 16] = [
-    0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 1.6,
-    6.4,
+    0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096,
+    1.6, 6.4,
 ];
 
 /// Latencies of one command.

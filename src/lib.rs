@@ -8,18 +8,18 @@ pub mod log;
 pub mod secret;
 pub mod serve;
 
-pub mod worker;
-pub mod hub;
 pub mod client;
-pub mod session;
-pub mod resp;
 pub mod command;
-pub mod plan;
+pub mod hub;
 pub mod local;
+pub mod plan;
 pub mod queue;
+pub mod resp;
 pub mod script;
-pub mod upstream;
+pub mod session;
 pub mod stream;
+pub mod upstream;
+pub mod worker;
 
 pub mod admin;
 pub mod asker;

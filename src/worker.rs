@@ -130,7 +130,9 @@ impl Worker {
 
     async fn accept_unix(self: Rc<Self>, listener: UnixListener, stop: CancellationToken) {
         let path: Arc<str> = match listener.local_addr() {
-            Ok(address) => address.as_pathname().map_or("".into(), |path| path.display().to_string().into()),
+            Ok(address) => address
+                .as_pathname()
+                .map_or("".into(), |path| path.display().to_string().into()),
             Err(_) => "".into(),
         };
         loop {

@@ -63,7 +63,12 @@ impl Exposition {
         ] {
             counter!(name).absolute(value);
         }
-        let lost = self.shared.counters.iter().map(|c| c.upstream_connections_lost.value()).sum();
+        let lost = self
+            .shared
+            .counters
+            .iter()
+            .map(|c| c.upstream_connections_lost.value())
+            .sum();
         counter!("millrace_upstream_connections_lost_total").absolute(lost);
         let refused = self.shared.counters.iter().map(|c| c.refused_clients.value()).sum();
         counter!("millrace_clients_refused_total").absolute(refused);
@@ -106,7 +111,11 @@ fn describe(recorder: &PrometheusRecorder) {
         text("From a request's arrival to its reply, by command; each value is its bucket's upper bound."),
     );
     recorder.describe_gauge("millrace_clients".into(), None, text("Clients connected."));
-    recorder.describe_gauge("millrace_blocked_pops".into(), None, text("Pops that have no reply yet."));
+    recorder.describe_gauge(
+        "millrace_blocked_pops".into(),
+        None,
+        text("Pops that have no reply yet."),
+    );
     recorder.describe_gauge(
         "millrace_upstream_up".into(),
         None,

@@ -19,14 +19,22 @@ use metrics::Exposition;
 
 /// Serves until it is dropped, or `stop`. `None`: the configuration names no address.
 pub fn start(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<Option<DropGuard>> {
-    let Some(address) = shared.config.admin else { return Ok(None) };
+    let Some(address) = shared.config.admin else {
+        return Ok(None);
+    };
     let listener = std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     listener.set_nonblocking(true)?;
     let exposition = Exposition::new(shared.clone())?;
     let app = Router::new()
-        .route("/metrics", get(|State(exposition): State<Arc<Exposition>>| async move { exposition.render() }))
+        .route(
+            "/metrics",
+            get(|State(exposition): State<Arc<Exposition>>| async move { exposition.render() }),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|State(exposition): State<Arc<Exposition>>| async move { ready(&exposition) }))
+        .route(
+            "/readyz",
+            get(|State(exposition): State<Arc<Exposition>>| async move { ready(&exposition) }),
+        )
         .with_state(Arc::new(exposition));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stopping = stop.clone();

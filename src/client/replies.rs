@@ -16,8 +16,13 @@ pub type Ticket = u64;
 #[derive(Debug)]
 enum Slot<D> {
     /// `muted`: the client wants no reply to it.
-    Waiting { muted: bool },
-    Answered { reply: BytesMut, delivery: Option<D> },
+    Waiting {
+        muted: bool,
+    },
+    Answered {
+        reply: BytesMut,
+        delivery: Option<D>,
+    },
 }
 
 /// `D`: what must be given back if a reply does not reach the socket.

@@ -213,7 +213,9 @@ impl Hub {
         );
         let mut served = 0;
         while served < input.len() {
-            let Some(client) = self.client(key) else { return input.len() };
+            let Some(client) = self.client(key) else {
+                return input.len();
+            };
             if client.close != Close::No {
                 return input.len();
             }
@@ -271,7 +273,10 @@ impl Hub {
             ticket: client.replies.open(muted),
         };
         if out_of_memory {
-            return self.answer_error(asker, b"OOM the proxy buffers as much as limits.memory allows, try again later");
+            return self.answer_error(
+                asker,
+                b"OOM the proxy buffers as much as limits.memory allows, try again later",
+            );
         }
         match plan {
             Plan::Queue(verb) => match parse(verb, request, shared.config.limits.max_payload) {
@@ -293,7 +298,9 @@ impl Hub {
         splice: Option<Box<Splice>>,
         request: Request<'_>,
     ) {
-        let Some(client) = self.client(asker.client) else { return };
+        let Some(client) = self.client(asker.client) else {
+            return;
+        };
         let kind = PipeKind {
             protocol: client.session.protocol,
             database: client.session.database,
@@ -303,11 +310,7 @@ impl Hub {
             true => Repeat::Safe,
             false => Repeat::Unsafe,
         };
-        let target = Target::Client {
-            asker,
-            command,
-            splice,
-        };
+        let target = Target::Client { asker, command, splice };
         let now = self.now;
         self.pipes[index].pipe.send(target, repeat, now, |out| {
             out.extend_from_slice(request.raw());
@@ -357,7 +360,9 @@ impl Hub {
         asker: Asker,
         write: impl FnOnce(&mut BytesMut, Protocol) -> Option<Box<Delivery>>,
     ) {
-        let Some(client) = self.client(asker.client) else { return };
+        let Some(client) = self.client(asker.client) else {
+            return;
+        };
         let protocol = client.session.protocol;
         client.replies.answer(asker.ticket, |out| write(out, protocol));
         self.mark(asker.client.index);
@@ -397,7 +402,9 @@ impl Hub {
 
     fn note_latency_of(&mut self, asker: Asker) {
         let now = self.now;
-        let Some(client) = self.client(asker.client) else { return };
+        let Some(client) = self.client(asker.client) else {
+            return;
+        };
         // Of a pipeline only the last command's name is known here; its time is what the client sees.
         let (command, since) = (client.session.command, client.session.active);
         self.note_latency(command, now.saturating_duration_since(since));
@@ -444,7 +451,11 @@ impl Hub {
             let left = client.replies.unsent().len();
             client.blocked = left > 0;
             if left > output {
-                tracing::warn!(client = client.session.id, bytes = left, "client reads too slowly, closing it");
+                tracing::warn!(
+                    client = client.session.id,
+                    bytes = left,
+                    "client reads too slowly, closing it"
+                );
                 client.close(Close::Now);
                 continue;
             }

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use super::{Hub, Shared};
 use crate::asker::Asker;
-use crate::local::client::{Filter, KillForm, line, write_killed, write_list};
 use crate::local::Facts;
+use crate::local::client::{Filter, KillForm, line, write_killed, write_list};
 use crate::resp::ReplyWriter;
 
 /// A letter to a worker.

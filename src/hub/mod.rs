@@ -247,8 +247,14 @@ impl Hub {
         let tally = &self.queues.tally;
         counters.clients.set(self.clients.len() as u64);
         counters.blocked_pops.set(self.queues.blocked() as u64);
-        let buffered: usize = self.pipes.iter().map(|pipe| pipe.pipe.buffered() + pipe.input.len()).sum();
-        counters.buffered_bytes.set((buffered + self.queues.buffered() + self.client_bytes()) as u64);
+        let buffered: usize = self
+            .pipes
+            .iter()
+            .map(|pipe| pipe.pipe.buffered() + pipe.input.len())
+            .sum();
+        counters
+            .buffered_bytes
+            .set((buffered + self.queues.buffered() + self.client_bytes()) as u64);
         counters.pushed.set(tally.pushed);
         counters.popped.set(tally.popped);
         counters.acked.set(tally.acked);

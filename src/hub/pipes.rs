@@ -247,11 +247,7 @@ impl Hub {
             Target::Nobody => {}
             Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(lane),
             Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), self.now),
-            Target::Client {
-                asker,
-                command,
-                splice,
-            } => {
+            Target::Client { asker, command, splice } => {
                 let took = self.now.saturating_duration_since(answered.since);
                 self.note_latency(command, took);
                 match splice {
@@ -291,7 +287,9 @@ impl Hub {
                 out.extend_from_slice(load.as_request().raw());
             });
         }
-        pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| out.extend_from_slice(&call));
+        pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
+            out.extend_from_slice(&call)
+        });
         self.want_flush();
     }
 
@@ -311,7 +309,9 @@ impl Hub {
         let now = self.now;
         let pipe = &mut self.pipes[QUEUES].pipe;
         self.queues.send(|lane, call| {
-            pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| out.extend_from_slice(&call));
+            pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
+                out.extend_from_slice(&call)
+            });
         });
     }
 
@@ -328,7 +328,9 @@ impl Hub {
                     state.blocked = written < unsent.len();
                     state.pipe.wrote(written);
                     state.silent_since.get_or_insert(now);
-                    if state.blocked && let Some(waker) = &state.waker {
+                    if state.blocked
+                        && let Some(waker) = &state.waker
+                    {
                         waker.wake_by_ref();
                     }
                 }
@@ -342,7 +344,9 @@ impl Hub {
         let now = self.now;
         let upstream = &self.shared.config.upstream;
         let (silence, patience) = (upstream.response_timeout, upstream.failover_timeout);
-        let Some(deadline) = now.checked_sub(patience) else { return };
+        let Some(deadline) = now.checked_sub(patience) else {
+            return;
+        };
         let mut given_up = Vec::new();
         for state in &mut self.pipes {
             let silent = state.silent_since.is_some_and(|since| now - since > silence);
@@ -354,7 +358,10 @@ impl Hub {
                     Target::Client { .. } => request.since <= deadline,
                     Target::Lane(_) | Target::Nobody => request.since + DOUBT <= now,
                 });
-                let text = format!("UNAVAILABLE {}; waited for {patience:?}, nothing was done", state.trouble);
+                let text = format!(
+                    "UNAVAILABLE {}; waited for {patience:?}, nothing was done",
+                    state.trouble
+                );
                 given_up.extend(late.into_iter().map(|request| (request.to, text.clone())));
             }
         }

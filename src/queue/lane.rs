@@ -275,7 +275,9 @@ impl Lane {
         let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(BATCH_JOBS);
         self.hopeful = 0;
         for _ in 0..hopeful {
-            let Some(asker) = self.parked.pop_oldest(pops) else { break };
+            let Some(asker) = self.parked.pop_oldest(pops) else {
+                break;
+            };
             if let Some(request) = pops.get_mut(&asker) {
                 request.parked = false;
             }
@@ -318,7 +320,10 @@ impl Batch {
 
     fn weigh(&mut self, operation: &Operation) {
         let (jobs, bytes) = match operation {
-            Operation::Push(push) => (push.payloads.len(), push.payloads.iter().map(|payload| payload.len()).sum()),
+            Operation::Push(push) => (
+                push.payloads.len(),
+                push.payloads.iter().map(|payload| payload.len()).sum(),
+            ),
             Operation::Ack(claims) | Operation::Extend { claims, .. } => (claims.len(), 0),
             Operation::Nack(nack) => (nack.claims.len(), 0),
             Operation::Return(returns) => (returns.len(), 0),

@@ -29,18 +29,43 @@ pub type Refusal = String;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// `many`: the reply is an array (`QMPUSH`).
-    Push { queue: QueueName, push: Push, many: bool },
+    Push {
+        queue: QueueName,
+        push: Push,
+        many: bool,
+    },
     Pop(PopAsk),
     /// `QACK`, `QNACK`, `QEXTEND`: the reply is how many.
-    Settle { queue: QueueName, operation: Operation },
-    Len { queue: QueueName },
-    Stats { queue: QueueName },
-    Peek { queue: QueueName, state: State, count: u64, offset: u64 },
+    Settle {
+        queue: QueueName,
+        operation: Operation,
+    },
+    Len {
+        queue: QueueName,
+    },
+    Stats {
+        queue: QueueName,
+    },
+    Peek {
+        queue: QueueName,
+        state: State,
+        count: u64,
+        offset: u64,
+    },
     /// `None`: not a job of this queue.
-    Job { queue: QueueName, job: Option<LocalId> },
-    Delete { queue: QueueName, jobs: Vec<LocalId> },
+    Job {
+        queue: QueueName,
+        job: Option<LocalId>,
+    },
+    Delete {
+        queue: QueueName,
+        jobs: Vec<LocalId>,
+    },
     /// `None`: whatever their state.
-    Purge { queue: QueueName, state: Option<State> },
+    Purge {
+        queue: QueueName,
+        state: Option<State>,
+    },
 }
 
 /// `QPOP` and `QMPOP`.
@@ -88,7 +113,11 @@ fn push(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
         payloads: vec![payload],
         options,
     };
-    Ok(Ask::Push { queue, push, many: false })
+    Ok(Ask::Push {
+        queue,
+        push,
+        many: false,
+    })
 }
 
 fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
@@ -102,7 +131,11 @@ fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
         .collect::<Result<Vec<_>, _>>()?;
     let options = job_options(words)?;
     let push = Push { payloads, options };
-    Ok(Ask::Push { queue, push, many: true })
+    Ok(Ask::Push {
+        queue,
+        push,
+        many: true,
+    })
 }
 
 fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
@@ -273,7 +306,12 @@ fn peek(words: &mut Words) -> Result<Ask, Refusal> {
             _ => return Err(words.unknown(&option)),
         }
     }
-    Ok(Ask::Peek { queue, state, count, offset })
+    Ok(Ask::Peek {
+        queue,
+        state,
+        count,
+        offset,
+    })
 }
 
 fn job(words: &mut Words) -> Result<Ask, Refusal> {
@@ -384,7 +422,10 @@ impl<'a> Words<'a> {
         claims.extend(claim(&mark, self.required()?));
         while self.left() > 0 {
             let word = self.request.arg(self.next);
-            if options.iter().any(|option| word.eq_ignore_ascii_case(option.as_bytes())) {
+            if options
+                .iter()
+                .any(|option| word.eq_ignore_ascii_case(option.as_bytes()))
+            {
                 break;
             }
             self.next += 1;
@@ -407,7 +448,12 @@ impl<'a> Words<'a> {
         parse_integer(word)
             .and_then(|number| u64::try_from(number).ok())
             .filter(|number| (min..=max).contains(number))
-            .ok_or_else(|| format!("ERR {what} is '{}', it must be an integer from {min} to {max}", shown(word)))
+            .ok_or_else(|| {
+                format!(
+                    "ERR {what} is '{}', it must be an integer from {min} to {max}",
+                    shown(word)
+                )
+            })
     }
 
     fn state(&mut self) -> Result<State, Refusal> {
@@ -415,7 +461,12 @@ impl<'a> Words<'a> {
         State::ALL
             .into_iter()
             .find(|state| name.eq_ignore_ascii_case(state.name().as_bytes()))
-            .ok_or_else(|| format!("ERR STATE is '{}', it must be ready, delayed, leased or dead", shown(name)))
+            .ok_or_else(|| {
+                format!(
+                    "ERR STATE is '{}', it must be ready, delayed, leased or dead",
+                    shown(name)
+                )
+            })
     }
 
     fn unknown(&self, option: &str) -> Refusal {

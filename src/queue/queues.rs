@@ -191,7 +191,9 @@ impl Queues {
 
     /// Nothing in the queue that was asked: the next one, or park, or say so.
     fn found_nothing(&mut self, asker: Asker, now: Instant) {
-        let Some(request) = self.pops.get_mut(&asker) else { return };
+        let Some(request) = self.pops.get_mut(&asker) else {
+            return;
+        };
         if !request.is_at_last() {
             request.at += 1;
             return self.ask_lane(asker, false, now);
@@ -348,20 +350,14 @@ impl Queues {
         }
         let lane = &mut self.lanes[key as usize];
         if standing.ready > 0 || standing.more {
-            lane.hopeful = lane.hopeful.max(standing.ready.max(1).min(lane.parked.live() as u64) as usize);
+            lane.hopeful = lane
+                .hopeful
+                .max(standing.ready.max(1).min(lane.parked.live() as u64) as usize);
         }
     }
 
     /// What a pop found. Gives back the asker if that was nothing.
-    fn popped(
-        &mut self,
-        key: LaneKey,
-        to: To,
-        jobs: Vec<Job>,
-        noack: bool,
-        asked: u32,
-        now: Instant,
-    ) -> Option<Asker> {
+    fn popped(&mut self, key: LaneKey, to: To, jobs: Vec<Job>, noack: bool, asked: u32, now: Instant) -> Option<Asker> {
         let lane = &self.lanes[key as usize];
         let mut popped = Popped {
             queue: lane.queue.clone(),
@@ -414,7 +410,9 @@ impl Queues {
 
     /// It asked this queue in vain. One that was parked before goes back to the front, as it has waited longest.
     fn still_hungry(&mut self, key: LaneKey, asker: Asker, more: bool, now: Instant) {
-        let Some(request) = self.pops.get_mut(&asker) else { return };
+        let Some(request) = self.pops.get_mut(&asker) else {
+            return;
+        };
         if more && !request.may_park() {
             // More is due than one call brings back: this nothing is not to be believed yet.
             let since = request.since;
@@ -481,7 +479,14 @@ impl Queues {
             Single::Job(job) => {
                 let (standing, view) = look::job_reply(reply)?;
                 let answer = view.map_or(Reply::NoView, |view| Reply::View(mark, settings, Box::new(view)));
-                (standing, if standing.more { Err(Single::Job(job)) } else { Ok(answer) })
+                (
+                    standing,
+                    if standing.more {
+                        Err(Single::Job(job))
+                    } else {
+                        Ok(answer)
+                    },
+                )
             }
             Single::Peek {
                 state,
@@ -617,7 +622,9 @@ impl Queues {
             self.answer(asker, Reply::NoJob);
         }
         while self.dues.peek().is_some_and(|Reverse((due, _))| *due <= now) {
-            let Some(Reverse((_, key))) = self.dues.pop() else { break };
+            let Some(Reverse((_, key))) = self.dues.pop() else {
+                break;
+            };
             if let Some(lane) = self.lanes.get_mut(key as usize)
                 && lane.due.is_some_and(|due| due <= now)
             {
@@ -654,8 +661,7 @@ impl Queues {
                 since <= deadline
                     && match to {
                         To::Pop(asker) => pops.get(asker).is_none_or(|request| {
-                            !request.may_park()
-                                || matches!(request.patience, Patience::Until(end) if end <= deadline)
+                            !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
                         }),
                         To::Asker(_) | To::ManyIds(_) => true,
                         To::Nobody => false,

@@ -141,7 +141,10 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
     out.bulk(view.id.priority().name().as_bytes());
     let numbers = [
         ("attempt", Some(u64::from(view.attempt()))),
-        ("max_attempts", Some(u64::from(record.retries.unwrap_or(settings.retries)))),
+        (
+            "max_attempts",
+            Some(u64::from(record.retries.unwrap_or(settings.retries))),
+        ),
         ("nacks", Some(u64::from(record.nacks))),
         ("lapses", Some(u64::from(record.lapses))),
         ("pushed_ms", Some(view.id.pushed_ms())),

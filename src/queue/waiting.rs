@@ -148,7 +148,8 @@ impl Pops {
     fn forget_the_gone(&mut self) {
         if self.ends.len() > 64 + 4 * self.requests.len() {
             let requests = &self.requests;
-            self.ends.retain(|Reverse((_, _, EndOf(asker)))| requests.contains_key(asker));
+            self.ends
+                .retain(|Reverse((_, _, EndOf(asker)))| requests.contains_key(asker));
         }
     }
 }

@@ -93,13 +93,9 @@ fn introductions(config: &Config, greeting: &Greeting<'_>) -> Vec<Vec<String>> {
     let user = credentials.and_then(|credentials| credentials.username.as_deref());
     let password = credentials.map(|credentials| credentials.password.expose());
     match (greeting.kind.protocol, password) {
-        (Protocol::Resp3, Some(password)) => all.push(words(&[
-            "HELLO",
-            "3",
-            "AUTH",
-            user.unwrap_or("default"),
-            password,
-        ])),
+        (Protocol::Resp3, Some(password)) => {
+            all.push(words(&["HELLO", "3", "AUTH", user.unwrap_or("default"), password]))
+        }
         (Protocol::Resp3, None) => all.push(words(&["HELLO", "3"])),
         (Protocol::Resp2, Some(password)) => {
             let mut auth = words(&["AUTH"]);
@@ -146,7 +142,9 @@ pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError>
     let request = OwnedRequest::from_words(words);
     let mut unsent = request.as_request().raw();
     while !unsent.is_empty() {
-        poll_fn(|cx| stream.poll_write_ready(cx)).await.map_err(LinkError::Lost)?;
+        poll_fn(|cx| stream.poll_write_ready(cx))
+            .await
+            .map_err(LinkError::Lost)?;
         match stream.try_write(unsent) {
             Ok(n) => unsent = &unsent[n..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -156,7 +154,9 @@ pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError>
     let mut input = BytesMut::with_capacity(4096);
     let mut scanner = FrameScanner::default();
     loop {
-        poll_fn(|cx| stream.poll_read_ready(cx)).await.map_err(LinkError::Lost)?;
+        poll_fn(|cx| stream.poll_read_ready(cx))
+            .await
+            .map_err(LinkError::Lost)?;
         let mut chunk = [0; 16 * 1024];
         match stream.try_read(&mut chunk) {
             Ok(0) => return Err(LinkError::Lost(io::ErrorKind::UnexpectedEof.into())),
