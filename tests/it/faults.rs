@@ -158,7 +158,7 @@ fn durable_redis() -> RedisServer {
 #[test]
 fn nothing_is_lost_or_doubled_when_redis_is_killed() {
     let mut redis = durable_redis();
-    let proxy = Proxy::before(&redis).allow_log("upstream").start();
+    let proxy = Proxy::before(&redis).allow_log("redis").start();
     Load::run_through(&proxy, |load| {
         for _ in 0..3 {
             redis.kill();
@@ -173,7 +173,7 @@ fn nothing_is_lost_or_doubled_when_redis_freezes() {
     let redis = durable_redis();
     let proxy = Proxy::before(&redis)
         .set("upstream.response_timeout", "\"300ms\"")
-        .allow_log("upstream")
+        .allow_log("redis")
         .start();
     Load::run_through(&proxy, |load| {
         for _ in 0..2 {
@@ -209,7 +209,7 @@ fn a_request_that_waited_in_vain_is_told_why_and_its_client_stays() {
     let mut redis = RedisServer::start();
     let proxy = Proxy::before(&redis)
         .set("upstream.failover_timeout", "\"300ms\"")
-        .allow_log("upstream")
+        .allow_log("redis")
         .start();
     let mut client = proxy.client();
     client.run("QPUSH q a");
