@@ -5,7 +5,10 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod faults;
+mod history;
 mod lane;
+mod load;
 mod model;
 mod scripts;
 mod servers;
