@@ -73,10 +73,13 @@ fn nothing_is_lost_or_repeated_when_redis_hangs_for_longer_than_it_may() {
         load.wait_for_more(SOME);
         let losses = count_in_log(&proxy, "Redis did not answer within");
         redis.freeze();
+        let mut reader = proxy.client();
+        reader.send(&["GET", "nothing"]);
         wait_until(PATIENCE, "the proxy gives the connection up", || {
             count_in_log(&proxy, "Redis did not answer within") > losses
         });
         redis.thaw();
+        assert!(reader.receive().is_null(), "what changes nothing is simply asked again");
     }
     load.wait_for_more(SOME);
     load.finish(|| left(&proxy), &[]);
@@ -190,8 +193,20 @@ fn an_outage_that_lasts_is_named_and_ends_without_a_lost_connection() {
     load.wait_for_more(SOME);
     redis.kill();
     load.wait_for_error("UNAVAILABLE no connection to Redis: Connection refused");
-    let refused = plain.call(&["SET", "key", "value"]);
-    assert!(refused.is_error("UNAVAILABLE no connection to Redis"), "{refused}");
+    for command in [
+        "SET key value",
+        "GET key",
+        "QPUSH other job",
+        "QPOP other",
+        "QLEN other",
+    ] {
+        let refused = plain.run(command);
+        assert!(
+            refused.is_error("UNAVAILABLE no connection to Redis"),
+            "{command}: {refused}"
+        );
+    }
+    assert_eq!(plain.run("PING").to_string(), "+PONG");
     redis.restart();
     wait_until(PATIENCE, "plain commands work again", || {
         plain.call(&["SET", "key", "value"]).to_string() == "+OK"

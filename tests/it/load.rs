@@ -36,6 +36,8 @@ struct Shared {
     pushed: AtomicUsize,
     no_more_pushes: AtomicBool,
     drained: AtomicBool,
+    /// A client's connection was, which never may be.
+    closed: AtomicBool,
 }
 
 impl Load {
@@ -65,7 +67,14 @@ impl Load {
     #[track_caller]
     pub fn wait_for_more(&self, jobs: usize) {
         let goal = self.shared.acked.load(Relaxed) + jobs;
-        wait_until(WITHIN, "the load goes on", || self.shared.acked.load(Relaxed) >= goal);
+        wait_until(WITHIN, "the load goes on", || {
+            assert!(
+                !self.shared.closed.load(Relaxed),
+                "{:?}",
+                self.shared.history.failures().last()
+            );
+            self.shared.acked.load(Relaxed) >= goal
+        });
     }
 
     /// Until some client was told an error that begins so.
@@ -178,6 +187,9 @@ impl Shared {
             Ok(reply) => return Told::Reply(reply),
             Err(error) => (Told::Closed, error.to_string()),
         };
+        if matches!(told, Told::Closed) {
+            self.closed.store(true, Relaxed);
+        }
         let call = words[0].to_owned();
         self.history.note(asked, What::Failed { call, error });
         told

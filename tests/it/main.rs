@@ -5,6 +5,8 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod clients;
+mod contract;
 mod faults;
 mod history;
 mod lane;
@@ -12,3 +14,4 @@ mod load;
 mod model;
 mod scripts;
 mod servers;
+mod transcripts;
