@@ -426,6 +426,21 @@ fn every_worker_of_a_proxy_wakes_those_that_wait_at_the_others() {
 }
 
 #[test]
+fn jobs_larger_than_what_redis_sends_to_a_listener_come_through() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let payload = vec![b'x'; 40 << 20];
+    let mut client = proxy.client();
+    client.call(&[&b"QPUSH"[..], b"large", &payload]);
+    let job = client.run("QPOP large BLOCK 0");
+    assert!(job.items()[2].bytes() == payload);
+    client.hello3();
+    client.call(&[&b"SET"[..], b"large", &payload]);
+    assert!(client.run("GET large").bytes() == payload);
+    assert_eq!(count_in_log(&proxy, "connection to redis lost"), 0);
+}
+
+#[test]
 fn a_killed_child_of_the_embedded_mode_is_restarted_under_load() {
     let proxy = Proxy::embedded()
         .workers(2)
