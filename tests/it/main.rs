@@ -9,3 +9,4 @@ mod lane;
 mod model;
 mod scripts;
 mod servers;
+mod tour;
