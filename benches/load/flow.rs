@@ -32,9 +32,18 @@ pub struct FlowClient {
 
 impl FlowClient {
     pub async fn connect(dialect: Dialect, address: &str, queue: &str) -> Result<FlowClient> {
-        let wire = Wire::connect(address)
+        let mut wire = Wire::connect(address)
             .await
             .with_context(|| format!("connecting to {address}"))?;
+        if dialect == Dialect::Beanstalkd {
+            for line in [
+                format!("use {queue}\r\n"),
+                format!("watch {queue}\r\n"),
+                "ignore default\r\n".into(),
+            ] {
+                wire.call_beanstalkd(line.as_bytes()).await?;
+            }
+        }
         let pop = match dialect {
             Dialect::Queue => encode(&["QPOP", queue, "BLOCK", "1000"]),
             Dialect::List => encode(&["RPOP", queue]),

@@ -238,6 +238,7 @@ impl Hub {
                     served += len;
                 }
                 Err(fault) => {
+                    *scanner = Scanner::default(); // it is the worker's: the next client's bytes are no part of this fault
                     let ticket = client.replies.open(false);
                     client.close = Close::WhenDone;
                     let asker = Asker { client: key, ticket };

@@ -5,8 +5,12 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod clients;
+mod contract;
+mod faults;
 mod lane;
 mod model;
 mod scripts;
 mod servers;
 mod tour;
+mod transcripts;

@@ -4,10 +4,12 @@
 //! whatever takes time is waited for by `wait_until`, with a deadline and a name for what did not come.
 
 pub mod client;
+pub mod pattern;
 pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod reply;
+pub mod transcript;
 pub mod words;
 
 use std::collections::HashSet;

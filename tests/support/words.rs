@@ -20,7 +20,7 @@ pub fn split(line: &str) -> Vec<Vec<u8>> {
 }
 
 /// The bytes up to the closing quote, and what stands after it.
-fn unquote(text: &str) -> Option<(Vec<u8>, &str)> {
+pub fn unquote(text: &str) -> Option<(Vec<u8>, &str)> {
     let mut word = Vec::new();
     let mut at = 0;
     let bytes = text.as_bytes();

@@ -106,7 +106,7 @@ pub fn whole(settings: &Settings, report: &mut Report) -> Result<()> {
             let outcome = Closed {
                 dialect: Dialect::Beanstalkd,
                 address: &address,
-                queue: "",
+                queue: &queue,
                 crew,
                 pids: &pids,
             }

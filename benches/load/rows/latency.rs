@@ -59,7 +59,7 @@ pub fn fixed_rate(settings: &Settings, report: &mut Report) -> Result<()> {
         let queue = format!("paced-{round}");
         ours.push(run(Dialect::Queue, &proxy.address(), &queue)?);
         if let Some(beanstalkd) = &beanstalkd {
-            theirs.push(run(Dialect::Beanstalkd, &beanstalkd.address(), "")?);
+            theirs.push(run(Dialect::Beanstalkd, &beanstalkd.address(), &queue)?);
         }
     }
     for percentile in [50.0, 99.0] {

@@ -1,0 +1,83 @@
+//! The queue commands: each sentence of their contract as a few lines of a transcript in tests/transcripts/queue,
+//! played through the proxy in RESP2 and RESP3. What takes time (a lease, a delay) is waited for by a blocked pop.
+
+use crate::support::transcript::{Protocol, Role, Transcript};
+use crate::support::{Proxy, RedisServer};
+
+fn the_contract_holds_in(protocol: Protocol) {
+    for transcript in Transcript::all_in("tests/transcripts/queue") {
+        let redis = RedisServer::start();
+        let proxy = Proxy::before(&redis).start();
+        transcript.play(&proxy.address(), protocol, Role::Proxy, None);
+    }
+}
+
+#[test]
+fn the_contract_holds_in_resp2() {
+    the_contract_holds_in(Protocol::Resp2);
+}
+
+#[test]
+fn the_contract_holds_in_resp3() {
+    the_contract_holds_in(Protocol::Resp3);
+}
+
+#[test]
+fn a_pipeline_of_queue_and_plain_commands_is_answered_in_order() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let mut client = proxy.client();
+    for n in 0..500 {
+        client.send(&["QPUSH", "q", &n.to_string()]);
+        client.send(&["SET", "key", &n.to_string()]);
+        client.send(&["QPOP", "q"]);
+        client.send(&["GET", "key"]);
+        client.send(&["PING", &n.to_string()]);
+    }
+    for n in 0..500 {
+        let n = n.to_string();
+        assert!(!client.receive().text().is_empty(), "an id");
+        assert_eq!(client.receive().text(), "OK");
+        assert_eq!(client.receive().items()[2].text(), n, "first in, first out");
+        assert_eq!(client.receive().text(), n);
+        assert_eq!(client.receive().text(), n);
+    }
+}
+
+#[test]
+fn any_bytes_come_back_as_they_were_pushed() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let mut client = proxy.client();
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let large = vec![b'\n'; 3 << 20];
+    for payload in [&every_byte[..], b"", b"\r\n", &large] {
+        client.call(&[&b"QPUSH"[..], b"q", payload]);
+        let job = client.run("QPOP q");
+        assert!(
+            job.items()[2].bytes() == payload,
+            "{} bytes came back changed",
+            payload.len()
+        );
+    }
+}
+
+#[test]
+fn a_client_that_vanishes_while_blocked_takes_no_job_along() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    for n in 0..50 {
+        let mut blocked = proxy.client();
+        blocked.send(&["QPOP", "q", "BLOCK", "0"]);
+        drop(blocked);
+        let mut client = proxy.client();
+        client.call(&["QPUSH", "q", &n.to_string()]);
+        let job = client.run("QPOP q BLOCK 5000");
+        assert_eq!(job.items()[2].text(), n.to_string());
+        assert_eq!(
+            job.items()[3].integer(),
+            1,
+            "a delivery that reached nobody is not counted"
+        );
+    }
+}
