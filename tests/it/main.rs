@@ -14,4 +14,5 @@ mod load;
 mod model;
 mod scripts;
 mod servers;
+mod tour;
 mod transcripts;
