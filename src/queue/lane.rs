@@ -26,7 +26,7 @@ pub type LaneKey = u32;
 
 /// Jobs that one call pushes, settles and pops, at most; larger gains nothing (benches/README.md, "batch size"),
 /// and a script of so many holds Redis for about a millisecond. A single request may have more: a `QMPUSH` is all or nothing.
-const BATCH_JOBS: usize = 512;
+const BATCH_JOBS: usize = 250;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
@@ -142,6 +142,8 @@ pub struct Lane {
     pub due: Option<Instant>,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
+    /// Parked pops that the last batch took out; other lanes where they were parked are to be told.
+    pub taken: Vec<Asker>,
     /// Pipelined requests in `waiting`.
     pipelined: usize,
     /// Bytes of payloads in `waiting`.
@@ -163,6 +165,7 @@ impl Lane {
             woken: false,
             due: None,
             listed: false,
+            taken: Vec::new(),
             pipelined: 0,
             waiting_bytes: 0,
         }
@@ -280,12 +283,10 @@ impl Lane {
         let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(BATCH_JOBS);
         self.hopeful = 0;
         for _ in 0..hopeful {
-            let Some(asker) = self.parked.pop_oldest(pops) else {
+            let Some(asker) = self.parked.take_oldest(pops) else {
                 break;
             };
-            if let Some(request) = pops.get_mut(&asker) {
-                request.parked = false;
-            }
+            self.taken.push(asker);
             batch.add_pop(To::Pop(asker), pops);
         }
         for (to, _) in popping {

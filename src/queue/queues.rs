@@ -164,7 +164,8 @@ impl Queues {
                 patience,
                 since: now,
                 got: Vec::new(),
-                parked: false,
+                parked: None,
+                returns: false,
             },
         );
         self.ask_lane(asker, pipelined, now);
@@ -207,9 +208,16 @@ impl Queues {
             self.pops.remove(&asker);
             return self.answer(asker, Reply::NoJob);
         }
-        let Some(request) = self.pops.park(asker) else { return };
-        for key in request.lanes.clone() {
-            self.lanes[key as usize].parked.push_back(asker);
+        let Some((request, place)) = self.pops.park(asker) else {
+            return;
+        };
+        let (lanes, returns) = (request.lanes.clone(), request.returns);
+        for key in lanes {
+            let parked = &mut self.lanes[key as usize].parked;
+            match returns {
+                true => parked.push_front(place),
+                false => parked.push_back(place),
+            }
             self.expect_due(key);
             self.list(key);
         }
@@ -221,7 +229,7 @@ impl Queues {
         let Some(request) = self.pops.remove(&asker) else {
             return false;
         };
-        if request.parked {
+        if request.parked.is_some() {
             for key in &request.lanes {
                 self.lanes[*key as usize].parked.left(&self.pops);
             }
@@ -249,6 +257,13 @@ impl Queues {
             let Some((call, to)) = lane.next_call(&mut self.pops) else {
                 continue;
             };
+            for asker in std::mem::take(&mut lane.taken) {
+                let lanes = self.pops.get(&asker).map(|request| request.lanes.clone());
+                for other in lanes.into_iter().flatten().filter(|other| *other != key) {
+                    self.lanes[other as usize].parked.left(&self.pops);
+                }
+            }
+            let lane = &mut self.lanes[key as usize];
             self.sequence += 1;
             self.jitter ^= self.jitter << 13;
             self.jitter ^= self.jitter >> 7;
@@ -347,8 +362,11 @@ impl Queues {
         let lane = &mut self.lanes[key as usize];
         lane.registered = missed && standing.ready == 0 && !standing.more;
         self.stand(key, standing, now);
-        // Oldest first: those that were parked go back to their places, before all others.
-        for asker in hungry {
+        // Those that were parked go back to the front, the newest first, so that they stand there as before.
+        let (returning, new): (Vec<_>, Vec<_>) = hungry
+            .into_iter()
+            .partition(|asker| self.pops.get(asker).is_some_and(|request| request.returns));
+        for asker in returning.into_iter().rev().chain(new) {
             self.still_hungry(key, asker, standing.more, now);
         }
         let lane = &mut self.lanes[key as usize];
