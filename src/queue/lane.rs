@@ -144,6 +144,8 @@ pub struct Lane {
     pub listed: bool,
     /// Pipelined requests in `waiting`.
     pipelined: usize,
+    /// Bytes of payloads in `waiting`.
+    waiting_bytes: usize,
 }
 
 impl Lane {
@@ -162,24 +164,26 @@ impl Lane {
             due: None,
             listed: false,
             pipelined: 0,
+            waiting_bytes: 0,
         }
     }
 
     pub fn push(&mut self, entry: Entry) {
         self.pipelined += usize::from(entry.pipelined);
+        self.waiting_bytes += entry.bytes();
         self.waiting.push_back(entry);
     }
 
     /// To the front: it has waited already.
     pub fn push_front(&mut self, entry: Entry) {
         self.pipelined += usize::from(entry.pipelined);
+        self.waiting_bytes += entry.bytes();
         self.waiting.push_front(entry);
     }
 
     /// Bytes of the payloads that wait here, and of the call in flight.
     pub fn buffered(&self) -> usize {
-        let waiting: usize = self.waiting.iter().map(|entry| entry.bytes()).sum();
-        waiting + self.flight.as_ref().map_or(0, |flight| flight.bytes.len())
+        self.waiting_bytes + self.flight.as_ref().map_or(0, |flight| flight.bytes.len())
     }
 
     /// Nothing to do, nobody waits: it can be forgotten.
@@ -218,6 +222,7 @@ impl Lane {
             && let Some(entry) = self.waiting.pop_front()
         {
             self.pipelined -= usize::from(entry.pipelined);
+            self.waiting_bytes -= entry.bytes();
             if let Work::Single(single) = entry.work {
                 return Some((Call::Single(single), vec![(entry.to, entry.since)]));
             }
@@ -291,6 +296,7 @@ impl Lane {
 
     fn replace_waiting(&mut self, waiting: VecDeque<Entry>) {
         self.pipelined = waiting.iter().filter(|entry| entry.pipelined).count();
+        self.waiting_bytes = waiting.iter().map(Entry::bytes).sum();
         self.waiting = waiting;
     }
 }

@@ -216,14 +216,17 @@ impl Queues {
     }
 
     /// The client is gone, and with it this request. What it popped and never got comes by [`Self::give_back`].
-    pub fn forget(&mut self, asker: Asker) {
-        if let Some(request) = self.pops.remove(&asker)
-            && request.parked
-        {
+    /// False: it is no pop, or it has its answer.
+    pub fn forget(&mut self, asker: Asker) -> bool {
+        let Some(request) = self.pops.remove(&asker) else {
+            return false;
+        };
+        if request.parked {
             for key in &request.lanes {
                 self.lanes[*key as usize].parked.left(&self.pops);
             }
         }
+        true
     }
 
     /// Jobs that were popped and did not reach their client's socket.
@@ -594,8 +597,8 @@ impl Queues {
         }
     }
 
-    /// The connection that hears wake-ups is gone, and with it what Redis knew of who waits here.
-    pub fn deafened(&mut self) {
+    /// Wake-ups are heard again, after some may have been missed: Redis is asked for those who wait, and told of them.
+    pub fn hears_again(&mut self) {
         for (key, lane) in &mut self.lanes {
             lane.registered = false;
             if lane.parked.live() > 0 && !lane.listed {
