@@ -7,6 +7,7 @@ mod support;
 
 mod clients;
 mod contract;
+mod documents;
 mod faults;
 mod history;
 mod lane;
