@@ -5,11 +5,13 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod abuse;
 mod clients;
 mod contract;
 mod faults;
 mod lane;
 mod model;
+mod protocol;
 mod scripts;
 mod servers;
 mod transcripts;
