@@ -151,7 +151,8 @@ async fn ask(endpoint: &Endpoint, config: &Config) -> anyhow::Result<Facts> {
     let greeting = Greeting {
         kind,
         name: "millrace-start",
-        queues: None,
+        scripts: None,
+        channel: None,
     };
     let stream = link::connect(endpoint, config, &greeting).await?;
     let call = async |words: &[&str]| {

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::asker::ClientKey;
 use crate::config::Endpoint;
-use crate::hub::{Hub, Mail, Shared};
+use crate::hub::{EARS, Hub, Mail, QUEUES, Shared};
 use crate::session::Peer;
 use crate::stream::Stream;
 use crate::upstream::link::{self, Greeting, PipeKind};
@@ -207,14 +207,15 @@ impl Worker {
             let greeting = Greeting {
                 kind,
                 name: &name,
-                queues: (index == 0).then_some((&*self.shared.scripts, &channel)),
+                scripts: (index == QUEUES).then_some(&*self.shared.scripts),
+                channel: (index == EARS).then_some(&*channel),
             };
             match link::connect(&self.endpoint, &self.shared.config, &greeting).await {
                 Ok(stream) => {
                     pause = FIRST_PAUSE;
                     let stream = Rc::new(stream);
                     self.hub.borrow_mut().pipe_up(index, stream.clone());
-                    if index == 0 {
+                    if index == QUEUES {
                         info!(worker = name, "connected to redis");
                     }
                     let error = self.read_pipe(index, &stream).await;

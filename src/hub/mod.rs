@@ -36,6 +36,7 @@ use crate::stream::Stream;
 
 pub use clients::Wish;
 pub use mail::Mail;
+pub use pipes::{EARS, QUEUES};
 
 use clients::Client;
 use pipes::PipeState;
@@ -150,7 +151,7 @@ impl Hub {
             now,
             draining: false,
         };
-        hub.open_queues_pipe();
+        hub.open_own_pipes();
         Ok(hub)
     }
 
@@ -166,14 +167,14 @@ impl Hub {
             return Poll::Pending;
         }
         self.flush_wanted = false;
-        while self.queues.has_calls() || self.queues.has_answers() {
+        while self.may_call() || self.queues.has_answers() {
             self.send_calls();
             self.deliver_answers();
         }
         self.write_pipes();
         self.write_clients();
         self.note_gauges();
-        if self.queues.has_calls() || self.queues.has_answers() {
+        if self.may_call() || self.queues.has_answers() {
             self.want_flush();
         }
         if let Some(timekeeper) = self.timekeeper.take() {

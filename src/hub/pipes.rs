@@ -1,5 +1,6 @@
 //! Redis's side: what is to be sent is written, replies go to whoever waits for them, lost connections are made good.
 
+use std::io;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
@@ -21,8 +22,11 @@ use crate::upstream::pipe::{Pipe, Repeat};
 
 use super::clients::Wish;
 
-/// The pipe that the queues use: RESP3, so that wake-ups come in beside the replies.
-const QUEUES: usize = 0;
+/// The pipe that the queues use.
+pub const QUEUES: usize = 0;
+/// The pipe that only listens to the wake channel. It is one of its own because Redis closes a connection that listens to
+/// any as soon as a reply of more than 32 MB waits in it (`client-output-buffer-limit pubsub`), and jobs may be larger.
+pub const EARS: usize = 1;
 /// A call that has been in doubt for so long is not repeated: Redis keeps a lane's last outcome for ten minutes.
 const DOUBT: std::time::Duration = std::time::Duration::from_secs(300);
 
@@ -81,13 +85,15 @@ impl PipeState {
 }
 
 impl Hub {
-    pub(super) fn open_queues_pipe(&mut self) {
+    pub(super) fn open_own_pipes(&mut self) {
         let kind = PipeKind {
             protocol: Protocol::Resp3,
             database: self.shared.config.upstream.database,
         };
-        self.pipes.push(PipeState::new(kind));
-        self.new_pipes.push(QUEUES);
+        for index in [QUEUES, EARS] {
+            self.pipes.push(PipeState::new(kind));
+            self.new_pipes.push(index);
+        }
     }
 
     /// The pipe for plain commands of that protocol and database. Database 0 is the one that the configuration names.
@@ -95,8 +101,9 @@ impl Hub {
         if kind.database == 0 {
             kind.database = self.shared.config.upstream.database;
         }
-        match self.pipes.iter().position(|pipe| pipe.kind == kind) {
-            Some(index) => index,
+        let serves = |(index, pipe): &(usize, &PipeState)| *index != EARS && pipe.kind == kind;
+        match self.pipes.iter().enumerate().find(serves) {
+            Some((index, _)) => index,
             None => {
                 self.pipes.push(PipeState::new(kind));
                 self.new_pipes.push(self.pipes.len() - 1);
@@ -121,8 +128,10 @@ impl Hub {
         state.blocked = false;
         state.fault = None;
         state.trouble.clear();
-        if index == QUEUES {
-            self.counters.upstream_up.set(1);
+        match index {
+            QUEUES => self.counters.upstream_up.set(1),
+            EARS => self.queues.hears_again(),
+            _ => {}
         }
         self.want_flush();
     }
@@ -149,7 +158,8 @@ impl Hub {
         }
         if index == QUEUES {
             self.counters.upstream_up.set(0);
-            self.queues.deafened();
+            // It goes to the same Redis and sends nothing by which it would notice.
+            self.pipes[EARS].give_up(LinkError::Lost(io::ErrorKind::ConnectionReset.into()));
         }
         self.want_flush();
     }
@@ -177,8 +187,12 @@ impl Hub {
         })
     }
 
+    /// A socket that was full takes bytes again. So Redis has taken some: that is no silence, however large a request is.
     pub fn pipe_writable(&mut self, index: usize) {
-        self.pipes[index].blocked = false;
+        self.now = Instant::now();
+        let state = &mut self.pipes[index];
+        state.blocked = false;
+        state.silent_since = state.silent_since.map(|_| self.now);
         self.want_flush();
     }
 
@@ -304,8 +318,17 @@ impl Hub {
         }
     }
 
+    /// Something is to be called, and can be. Without a connection the lanes go on gathering, so that it is certain of
+    /// what was not sent that it was not done.
+    pub(super) fn may_call(&self) -> bool {
+        self.queues.has_calls() && self.pipes[QUEUES].stream.is_some()
+    }
+
     /// Gathered calls go onto the pipe.
     pub(super) fn send_calls(&mut self) {
+        if !self.may_call() {
+            return;
+        }
         let now = self.now;
         let pipe = &mut self.pipes[QUEUES].pipe;
         self.queues.send(|lane, call| {
@@ -369,8 +392,9 @@ impl Hub {
             match to {
                 Target::Client { asker, .. } => self.answer_error(asker, text.as_bytes()),
                 Target::Lane(lane) => {
-                    let reply = Bytes::from(format!("-{text}\r\n"));
-                    self.queues.replied(lane, reply, now);
+                    // It may have been applied, on a connection that was lost since.
+                    let reply = format!("-UNCERTAIN no Redis for {DOUBT:?}; it is not known whether it was done\r\n");
+                    self.queues.replied(lane, reply.into(), now);
                 }
                 Target::Nobody => {}
             }

@@ -597,8 +597,8 @@ impl Queues {
         }
     }
 
-    /// The connection that hears wake-ups is gone, and with it what Redis knew of who waits here.
-    pub fn deafened(&mut self) {
+    /// Wake-ups are heard again, after some may have been missed: Redis is asked for those who wait, and told of them.
+    pub fn hears_again(&mut self) {
         for (key, lane) in &mut self.lanes {
             lane.registered = false;
             if lane.parked.live() > 0 && !lane.listed {

@@ -47,8 +47,10 @@ pub struct Greeting<'a> {
     pub kind: PipeKind,
     /// For `CLIENT LIST` on the Redis itself.
     pub name: &'a str,
-    /// The queues' pipe loads the scripts, and listens on this channel.
-    pub queues: Option<(&'a Scripts, &'a str)>,
+    /// Loaded before any call needs them.
+    pub scripts: Option<&'a Scripts>,
+    /// Listened to.
+    pub channel: Option<&'a str>,
 }
 
 /// Connects and greets. Returns the stream, ready for requests.
@@ -111,13 +113,15 @@ fn introductions(config: &Config, greeting: &Greeting<'_>) -> Vec<Vec<String>> {
     if greeting.kind.database != 0 {
         all.push(words(&["SELECT", &greeting.kind.database.to_string()]));
     }
-    if let Some((scripts, channel)) = greeting.queues {
+    if let Some(scripts) = greeting.scripts {
         all.extend(
             scripts
                 .all()
                 .iter()
                 .map(|script| words(&["SCRIPT", "LOAD", &script.source])),
         );
+    }
+    if let Some(channel) = greeting.channel {
         all.push(words(&["SUBSCRIBE", channel]));
     }
     all
