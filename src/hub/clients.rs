@@ -110,6 +110,7 @@ impl Hub {
         });
         self.counters.connections.add(1);
         self.counters.clients.set(self.clients.len() as u64);
+        self.want_flush(); // behind it the clock task looks when this client will have been idle for too long
         Ok(ClientKey {
             index: index as u32,
             generation: self.generation,

@@ -169,9 +169,17 @@ impl Hub {
             },
             Plan::Forward(how) => self.forward(asker, command, how, None, request),
             Plan::Splice(splice, how) => self.forward(asker, command, how, Some(Box::new(splice)), request),
+            Plan::Refuse(_) if command.is_none() && is_http(request) => self.close_as_attack(key),
             Plan::Refuse(refusal) => self.answer_error(asker, refusal.text()),
             Plan::Local(_) => {}
         }
+    }
+
+    /// A web page can make a browser send HTTP here, with lines of its own choosing in it. Redis closes at these words.
+    fn close_as_attack(&mut self, key: ClientKey) {
+        let Some(client) = self.client(key) else { return };
+        tracing::warn!(client = client.session.id, "client speaks another protocol, closing it");
+        client.close(Close::Now);
     }
 
     fn forward(
@@ -245,4 +253,10 @@ fn relieves(plan: &Plan) -> bool {
         plan,
         Plan::Queue(Verb::Ack | Verb::Nack | Verb::Extend) | Plan::Refuse(_)
     )
+}
+
+/// How the two lines of HTTP begin that tell it from commands.
+fn is_http(request: Request<'_>) -> bool {
+    let name = request.name();
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }

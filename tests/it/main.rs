@@ -5,6 +5,7 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod abuse;
 mod clients;
 mod contract;
 mod documents;
@@ -13,6 +14,7 @@ mod history;
 mod lane;
 mod load;
 mod model;
+mod protocol;
 mod scripts;
 mod servers;
 mod tour;
