@@ -41,6 +41,8 @@ pub struct Closed<'a> {
 
 pub struct Outcome {
     pub jobs: u64,
+    /// Those of the warm-up too.
+    pub all_jobs: u64,
     pub elapsed: Duration,
     /// One figure for each of the pids.
     pub cpu: Vec<Duration>,
@@ -87,17 +89,19 @@ impl Closed<'_> {
         run_for(WARM_UP, &mut clients).await?;
 
         let meter = Meter::start(self.pids)?;
-        let (jobs, started) = (tally.jobs.get(), Instant::now());
+        let (before, started) = (tally.jobs.get(), Instant::now());
         for latencies in [&tally.push, &tally.pop, &tally.ack] {
             latencies.borrow_mut().clear();
         }
         run_for(WINDOW, &mut clients).await?;
-        let (jobs, elapsed, cpu) = (tally.jobs.get() - jobs, started.elapsed(), meter.stop()?);
+        let (all_jobs, elapsed, cpu) = (tally.jobs.get(), started.elapsed(), meter.stop()?);
+        let jobs = all_jobs - before;
         ensure!(jobs > 0, "no job was finished within the window");
 
         let take = |latencies: &RefCell<Latencies>| latencies.replace(Latencies::new());
         Ok(Outcome {
             jobs,
+            all_jobs,
             elapsed,
             cpu,
             push: take(&tally.push),

@@ -1,13 +1,13 @@
 //! A whole job: pushed, popped with a lease, acknowledged. What Redis spends on it against a bare list's LPUSH and RPOP,
 //! and what proxy and Redis spend together against beanstalkd and against streams that the clients drive themselves.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Settings, redis_and_proxy};
 use crate::closed::{Closed, Crew, Outcome};
 use crate::flow::Dialect;
 use crate::peers::Peer;
-use crate::support::RedisServer;
+use crate::support::{Proxy, RedisServer};
 use crate::table::{Goal, Report, Row, median};
 
 /// 50 + 50 clients.
@@ -27,22 +27,14 @@ fn against_bare_list(settings: &Settings, report: &mut Report, each: usize, goal
         consumers: each,
     };
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let mut last: Option<(Outcome, Outcome)> = None;
+    let mut last = None;
     for round in 0..settings.rounds {
         let queue = format!("jobs-{round}");
-        let pids = [redis.pid(), proxy.pid()];
-        let through = Closed {
-            dialect: Dialect::Queue,
-            address: &proxy.address(),
-            queue: &queue,
-            crew,
-            pids: &pids,
-        }
-        .run()?;
+        let (through, scripts) = through_the_proxy(&redis, &proxy, &queue, crew)?;
         let direct = bare_list(&redis, &format!("list-{round}"), crew)?;
         ours.push(through.cpu_a_job(0));
         bare.push(direct.cpu_a_job(0));
-        last = Some((through, direct));
+        last = Some((through, scripts, direct));
     }
     report.row(Row {
         what: format!("Redis CPU a job, {each} + {each} clients"),
@@ -52,15 +44,32 @@ fn against_bare_list(settings: &Settings, report: &mut Report, each: usize, goal
         goal: Goal::Ratio(goal),
         aim: Some(aim),
     });
-    if let Some((through, direct)) = last {
+    if let Some((through, scripts, direct)) = last {
+        let name = format!("{each} + {each}, last round");
+        report.note(format!("{name}, ours: {}", told(&through)));
         report.note(format!(
-            "{each} + {each}, last round, ours: {}, proxy CPU {:.1} us",
-            told(&through),
+            "{name}, ours: {scripts}; proxy CPU {:.1} us a job",
             through.cpu_a_job(1)
         ));
-        report.note(format!("{each} + {each}, last round, bare list: {}", told(&direct)));
+        report.note(format!("{name}, bare list: {}", told(&direct)));
     }
     Ok(())
+}
+
+/// One run of ours; the CPU figures are Redis's and the proxy's. With it, what the scripts had of Redis's.
+fn through_the_proxy(redis: &RedisServer, proxy: &Proxy, queue: &str, crew: Crew) -> Result<(Outcome, String)> {
+    redis.client().run("CONFIG RESETSTAT");
+    let (dialect, pids) = (Dialect::Queue, [redis.pid(), proxy.pid()]);
+    let outcome = Closed {
+        dialect,
+        address: &proxy.address(),
+        queue,
+        crew,
+        pids: &pids,
+    }
+    .run()?;
+    let scripts = script_share(redis, outcome.all_jobs)?;
+    Ok((outcome, scripts))
 }
 
 fn bare_list(redis: &RedisServer, list: &str, crew: Crew) -> Result<Outcome> {
@@ -85,20 +94,12 @@ pub fn whole(settings: &Settings, report: &mut Report) -> Result<()> {
     let (mut ours, mut theirs, mut streams) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..settings.rounds {
         let queue = format!("whole-{round}");
-        let pids = [redis.pid(), proxy.pid()];
-        let through = Closed {
-            dialect: Dialect::Queue,
-            address: &proxy.address(),
-            queue: &queue,
-            crew,
-            pids: &pids,
-        }
-        .run()?;
+        let (through, scripts) = through_the_proxy(&redis, &proxy, &queue, crew)?;
         ours.push(through.cpu_a_job(0) + through.cpu_a_job(1));
         let (redis_share, proxy_share) = (through.cpu_a_job(0), through.cpu_a_job(1));
+        report.note(format!("whole, ours: {}", told(&through)));
         report.note(format!(
-            "whole, ours: Redis {redis_share:.1} + proxy {proxy_share:.1} us a job; {}",
-            told(&through)
+            "whole, ours: Redis {redis_share:.1} + proxy {proxy_share:.1} us a job; {scripts}"
         ));
 
         if let Some(beanstalkd) = &beanstalkd {
@@ -143,6 +144,26 @@ pub fn whole(settings: &Settings, report: &mut Report) -> Result<()> {
     }
     report.row(row(("streams", median(streams)), Goal::None, None));
     Ok(())
+}
+
+/// What the scripts had of Redis's time since its statistics were reset, by its own count (`INFO commandstats`).
+/// The rest of its CPU time is reading, parsing, writing: what a batch pays once, however many jobs are in it.
+fn script_share(redis: &RedisServer, jobs: u64) -> Result<String> {
+    let stats = redis.info("cmdstat_evalsha");
+    let number = |name: &str| {
+        let found = stats
+            .split(',')
+            .find_map(|part| part.strip_prefix(name)?.parse::<f64>().ok());
+        found.with_context(|| format!("no {name} in {stats}"))
+    };
+    let (calls, microseconds) = (number("calls=")?, number("usec=")?);
+    let jobs = jobs as f64;
+    Ok(format!(
+        "{:.3} script calls a job, {:.1} us in them ({:.1} us a call)",
+        calls / jobs,
+        microseconds / jobs,
+        microseconds / calls
+    ))
 }
 
 fn told(outcome: &Outcome) -> String {
