@@ -17,6 +17,8 @@ mod wire;
 #[allow(dead_code, unused_imports)] // shared with the tests: neither uses all of it
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use anyhow::Result;
 use clap::Parser;
 
@@ -110,7 +112,10 @@ fn main() -> Result<()> {
     for (name, what, measure) in MEASUREMENTS {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
             eprintln!("{name}: {what}");
-            if let Err(error) = measure(&settings, &mut report) {
+            // A server that fails panics, as it does in the tests; the other measurements go on.
+            let run = AssertUnwindSafe(|| measure(&settings, &mut report));
+            let outcome = catch_unwind(run).unwrap_or_else(|_| Err(anyhow::anyhow!("a server failed: see above")));
+            if let Err(error) = outcome {
                 report.failed(name, &error);
             }
         }
