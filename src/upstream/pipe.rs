@@ -139,7 +139,7 @@ impl<T> Pipe<T> {
     /// Lays all requests that `keep` says of into a new buffer, none of them sent; gives back the others.
     fn requeue(&mut self, keep: impl Fn(&Pending<T>) -> bool) -> Vec<Pending<T>> {
         let refused = std::mem::take(&mut self.refused);
-        let old = std::mem::replace(self, Self::default());
+        let old = std::mem::take(self);
         let mut dropped = Vec::new();
         for (request, bytes) in refused {
             self.send(request.to, request.repeat, request.since, |out| {
