@@ -184,11 +184,11 @@ impl Worker {
         self.hub.borrow_mut().hang_up(key);
     }
 
-    /// False: the client is gone.
+    /// False: the connection is lost.
     fn read_client(self: &Rc<Self>, key: ClientKey, stream: &Stream) -> bool {
         let mut scratch = self.scratch.borrow_mut();
         match stream.try_read(&mut scratch) {
-            Ok(0) => return false,
+            Ok(0) => self.hub.borrow_mut().client_ended(key),
             Ok(n) => self.hub.borrow_mut().client_sent(key, &scratch[..n]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(_) => return false,

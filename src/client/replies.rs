@@ -31,6 +31,8 @@ pub struct Replies<D> {
     /// The ticket of the oldest request that has no reply yet; `slots[0]` is its slot.
     first: Ticket,
     slots: VecDeque<Slot<D>>,
+    /// Bytes of the replies in `slots`.
+    early: usize,
     out: BytesMut,
     /// Bytes ever appended to `out`, by which deliveries say where they end.
     appended: u64,
@@ -42,6 +44,7 @@ impl<D> Default for Replies<D> {
         Self {
             first: 0,
             slots: VecDeque::new(),
+            early: 0,
             out: BytesMut::new(),
             appended: 0,
             deliveries: VecDeque::new(),
@@ -95,6 +98,7 @@ impl<D> Replies<D> {
         if ticket != self.first {
             let mut reply = BytesMut::new();
             let delivery = write(&mut reply);
+            self.early += reply.len();
             self.slots[(ticket - self.first) as usize] = Slot::Answered { reply, delivery };
             return;
         }
@@ -106,6 +110,7 @@ impl<D> Replies<D> {
         while let Some(Slot::Answered { .. }) = self.slots.front() {
             if let Some(Slot::Answered { reply, delivery }) = self.slots.pop_front() {
                 self.first += 1;
+                self.early -= reply.len();
                 self.out.extend_from_slice(&reply);
                 self.appended(reply.len(), delivery);
             }
@@ -142,13 +147,14 @@ impl<D> Replies<D> {
         }
     }
 
-    /// Bytes held for this client.
+    /// Bytes held for this client: what its socket did not take yet, and what waits behind an earlier reply.
     pub fn buffered(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.early
     }
 
     /// The client is gone: what its socket did not take.
     pub fn undelivered(&mut self) -> impl Iterator<Item = D> + '_ {
+        self.early = 0;
         let written = self.deliveries.drain(..).map(|(_, delivery)| delivery);
         let early = self.slots.drain(..).filter_map(|slot| match slot {
             Slot::Answered { delivery, .. } => delivery,
@@ -175,9 +181,9 @@ mod tests {
         let tickets: Vec<_> = (0..3).map(|_| replies.open(false)).collect();
         answer(&mut replies, tickets[2], "c", None);
         answer(&mut replies, tickets[1], "b", None);
-        assert_eq!(replies.unsent(), b"");
+        assert_eq!((replies.unsent(), replies.buffered()), (&b""[..], 2));
         answer(&mut replies, tickets[0], "a", None);
-        assert_eq!(replies.unsent(), b"abc");
+        assert_eq!((replies.unsent(), replies.buffered()), (&b"abc"[..], 3));
         assert_eq!(replies.open_requests(), 0);
         answer(&mut replies, tickets[0], "again", None);
         assert_eq!(replies.unsent(), b"abc", "a request has one reply");

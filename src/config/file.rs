@@ -152,9 +152,9 @@ pub struct Queue {
     pub max_lapses: Option<Count>,
     /// *Not yet supported.* A job ready for longer goes before higher priorities. 0s: strict priorities.
     pub max_wait: Option<Period>,
-    /// Dead jobs that are kept, the latest ones; 0 keeps none.
+    /// Dead jobs that are kept, the latest ones. 0: no bound.
     pub dead_max_len: Option<Count>,
-    /// How long a dead job is kept, up to 3650d.
+    /// How long a dead job is kept, up to 3650d. 0s: no bound.
     pub dead_ttl: Option<Period>,
     /// *Not yet supported.* How long a result is kept.
     pub result_ttl: Option<Period>,
@@ -180,7 +180,7 @@ pub struct Queue {
 pub struct Limits {
     /// Clients connected at once, 1 to 1000000; one more is told so and closed.
     pub max_clients: Count,
-    /// Bytes of one argument (so of one payload), 1 to 512MiB.
+    /// Bytes of one payload, 1 to 512MiB. Any other argument may be as large as its request.
     pub max_payload: Size,
     /// Arguments of one request, 1 to 1048576.
     pub max_arguments: Count,

@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
 use super::{Hub, Shared};
 use crate::asker::Asker;
 use crate::local::Facts;
@@ -21,10 +19,11 @@ pub enum Mail {
 
 /// One question to all workers, and what they said so far. The last one sends it back.
 pub struct Inquiry {
+    /// The worker whose client asked: on another one the same key is another client's.
+    worker: usize,
     asker: Asker,
     question: QuestionKind,
     filter: Filter,
-    reply_to: mpsc::UnboundedSender<Mail>,
     said: Mutex<Said>,
 }
 
@@ -46,16 +45,16 @@ struct Said {
 }
 
 impl Mail {
-    pub(super) fn ask_all(shared: &Shared, reply_to: mpsc::UnboundedSender<Mail>, asker: Asker, question: Question) {
+    pub(super) fn ask_all(shared: &Shared, worker: usize, asker: Asker, question: Question) {
         let (filter, question) = match question {
             Question::List(filter) => (filter, QuestionKind::List),
             Question::Kill(filter, form) => (filter, QuestionKind::Kill(form)),
         };
         let inquiry = Arc::new(Inquiry {
+            worker,
             asker,
             question,
             filter,
-            reply_to,
             said: Mutex::new(Said {
                 missing: shared.mailboxes.len(),
                 lines: Vec::new(),
@@ -69,10 +68,6 @@ impl Mail {
 }
 
 impl Hub {
-    pub(super) fn mailbox(&self) -> mpsc::UnboundedSender<Mail> {
-        self.shared.mailboxes[self.number].clone()
-    }
-
     pub fn read_mail(&mut self, mail: Mail) {
         self.now = Instant::now();
         match mail {
@@ -107,7 +102,7 @@ impl Hub {
                     lines.push(line(&client.session, buffers, &facts));
                 }
                 // The one that asked gets its reply first.
-                QuestionKind::Kill(_) if self.key_of(index as u32) == Some(inquiry.asker.client) => {
+                QuestionKind::Kill(_) if self.is_asker(inquiry, index) => {
                     self.close_when_done(index);
                 }
                 QuestionKind::Kill(_) => self.close_now(index),
@@ -118,8 +113,12 @@ impl Hub {
         said.killed += fitting.len();
         said.missing -= 1;
         if said.missing == 0 {
-            let _ = inquiry.reply_to.send(Mail::Answered(inquiry.clone()));
+            let _ = shared.mailboxes[inquiry.worker].send(Mail::Answered(inquiry.clone()));
         }
+    }
+
+    fn is_asker(&self, inquiry: &Inquiry, index: usize) -> bool {
+        inquiry.worker == self.number && self.key_of(index as u32) == Some(inquiry.asker.client)
     }
 
     fn answer_inquiry(&mut self, inquiry: &Inquiry) {

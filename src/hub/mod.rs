@@ -2,13 +2,17 @@
 //!
 //! Synchronous: what arrives is handed in, and what must go out waits here until the worker flushes, once a turn.
 //!
-//! - [`clients`]: a client's bytes become requests, a request is planned and goes its way.
+//! - [`clients`]: who is connected, and how a client ends.
+//! - [`requests`]: a client's bytes become requests, a request is planned and goes its way.
+//! - [`answers`]: replies are laid down in the order of their requests and written.
 //! - [`pipes`]: Redis's bytes become replies, a reply goes to whoever waits for it.
 //! - [`mail`]: what other workers and the admin side ask of this one.
 
+mod answers;
 mod clients;
 mod mail;
 mod pipes;
+mod requests;
 
 use std::io;
 use std::rc::Rc;
@@ -92,6 +96,12 @@ pub struct Hub {
     name: String,
     clients: Slab<Client>,
     generation: u32,
+    /// Bytes held from and for clients: the sum of what each was last counted with.
+    client_bytes: usize,
+    /// Bytes that the other workers held when this one last flushed.
+    held_elsewhere: usize,
+    /// How the proxy's own keys begin.
+    own_keys: Vec<u8>,
     pipes: Vec<PipeState>,
     /// Pipes that nobody serves yet.
     new_pipes: Vec<usize>,
@@ -123,9 +133,12 @@ impl Hub {
             number,
             queues: Queues::new(shared.config.clone(), shared.scripts.clone(), hex.clone(), seed),
             name: format!("millrace-{hex}"),
+            own_keys: format!("{}:{{", shared.config.prefix).into_bytes(),
             shared,
             clients: Slab::new(),
             generation: 0,
+            client_bytes: 0,
+            held_elsewhere: 0,
             pipes: Vec::new(),
             new_pipes: Vec::new(),
             scanner: Scanner::default(),
@@ -243,25 +256,20 @@ impl Hub {
         self.clients.is_empty() && !self.queues.is_waiting()
     }
 
-    fn note_gauges(&self) {
+    fn note_gauges(&mut self) {
         let counters = &self.counters;
         let tally = &self.queues.tally;
         counters.clients.set(self.clients.len() as u64);
         counters.blocked_pops.set(self.queues.blocked() as u64);
-        let buffered: usize = self
-            .pipes
-            .iter()
-            .map(|pipe| pipe.pipe.buffered() + pipe.input.len())
-            .sum();
-        counters
-            .buffered_bytes
-            .set((buffered + self.queues.buffered() + self.client_bytes()) as u64);
+        counters.buffered_bytes.set(self.held_here() as u64);
         counters.pushed.set(tally.pushed);
         counters.popped.set(tally.popped);
         counters.acked.set(tally.acked);
         counters.nacked.set(tally.nacked);
         counters.batches.set(tally.batches);
         counters.batched.set(tally.batched);
+        let everywhere: u64 = self.shared.counters.iter().map(|c| c.buffered_bytes.value()).sum();
+        self.held_elsewhere = everywhere as usize - self.held_here();
     }
 
     fn key_of(&self, index: u32) -> Option<ClientKey> {
@@ -272,10 +280,16 @@ impl Hub {
         })
     }
 
+    /// Bytes of requests and replies on their way through this worker.
+    fn held_here(&self) -> usize {
+        let pipes = self.pipes.iter();
+        let pipes: usize = pipes.map(|pipe| pipe.pipe.buffered() + pipe.input.len()).sum();
+        pipes + self.queues.buffered() + self.client_bytes
+    }
+
     /// Over `limits.memory`, all workers together.
     fn is_out_of_memory(&self) -> bool {
-        let buffered: u64 = self.shared.counters.iter().map(|c| c.buffered_bytes.value()).sum();
-        buffered > self.shared.config.limits.memory as u64
+        self.held_here() + self.held_elsewhere > self.shared.config.limits.memory
     }
 }
 

@@ -392,8 +392,9 @@ impl Hub {
             match to {
                 Target::Client { asker, .. } => self.answer_error(asker, text.as_bytes()),
                 Target::Lane(lane) => {
-                    let reply = Bytes::from(format!("-{text}\r\n"));
-                    self.queues.replied(lane, reply, now);
+                    // It may have been applied, on a connection that was lost since.
+                    let reply = format!("-UNCERTAIN no Redis for {DOUBT:?}; it is not known whether it was done\r\n");
+                    self.queues.replied(lane, reply.into(), now);
                 }
                 Target::Nobody => {}
             }

@@ -26,7 +26,7 @@ pub type LaneKey = u32;
 
 /// Jobs that one call pushes, settles and pops, at most; larger gains nothing (benches/README.md, "batch size"),
 /// and a script of so many holds Redis for about a millisecond. A single request may have more: a `QMPUSH` is all or nothing.
-const BATCH_JOBS: usize = 512;
+const BATCH_JOBS: usize = 250;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
@@ -142,8 +142,14 @@ pub struct Lane {
     pub due: Option<Instant>,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
+    /// Parked pops that the last batch took out; other lanes where they were parked are to be told.
+    pub taken: Vec<Asker>,
+    /// What [`Self::buffered`] was when the worker's sum was last made.
+    pub counted: usize,
     /// Pipelined requests in `waiting`.
     pipelined: usize,
+    /// Bytes of payloads in `waiting`.
+    waiting_bytes: usize,
 }
 
 impl Lane {
@@ -161,25 +167,29 @@ impl Lane {
             woken: false,
             due: None,
             listed: false,
+            taken: Vec::new(),
+            counted: 0,
+            waiting_bytes: 0,
             pipelined: 0,
         }
     }
 
     pub fn push(&mut self, entry: Entry) {
         self.pipelined += usize::from(entry.pipelined);
+        self.waiting_bytes += entry.bytes();
         self.waiting.push_back(entry);
     }
 
     /// To the front: it has waited already.
     pub fn push_front(&mut self, entry: Entry) {
         self.pipelined += usize::from(entry.pipelined);
+        self.waiting_bytes += entry.bytes();
         self.waiting.push_front(entry);
     }
 
     /// Bytes of the payloads that wait here, and of the call in flight.
     pub fn buffered(&self) -> usize {
-        let waiting: usize = self.waiting.iter().map(|entry| entry.bytes()).sum();
-        waiting + self.flight.as_ref().map_or(0, |flight| flight.bytes.len())
+        self.waiting_bytes + self.flight.as_ref().map_or(0, |flight| flight.bytes.len())
     }
 
     /// Nothing to do, nobody waits: it can be forgotten.
@@ -218,6 +228,7 @@ impl Lane {
             && let Some(entry) = self.waiting.pop_front()
         {
             self.pipelined -= usize::from(entry.pipelined);
+            self.waiting_bytes -= entry.bytes();
             if let Work::Single(single) = entry.work {
                 return Some((Call::Single(single), vec![(entry.to, entry.since)]));
             }
@@ -275,12 +286,10 @@ impl Lane {
         let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(BATCH_JOBS);
         self.hopeful = 0;
         for _ in 0..hopeful {
-            let Some(asker) = self.parked.pop_oldest(pops) else {
+            let Some(asker) = self.parked.take_oldest(pops) else {
                 break;
             };
-            if let Some(request) = pops.get_mut(&asker) {
-                request.parked = false;
-            }
+            self.taken.push(asker);
             batch.add_pop(To::Pop(asker), pops);
         }
         for (to, _) in popping {
@@ -291,6 +300,7 @@ impl Lane {
 
     fn replace_waiting(&mut self, waiting: VecDeque<Entry>) {
         self.pipelined = waiting.iter().filter(|entry| entry.pipelined).count();
+        self.waiting_bytes = waiting.iter().map(Entry::bytes).sum();
         self.waiting = waiting;
     }
 }

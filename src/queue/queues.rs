@@ -64,6 +64,10 @@ pub struct Queues {
     /// When something falls due in a lane where pops are parked.
     dues: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     answers: Vec<Answer>,
+    /// Calls in flight.
+    flights: usize,
+    /// Bytes that all lanes hold.
+    held: usize,
     sequence: u64,
     /// Redis's clock beside ours, at the last reply.
     clock: Option<(u64, Instant)>,
@@ -85,6 +89,8 @@ impl Queues {
             listed: Vec::new(),
             dues: BinaryHeap::new(),
             answers: Vec::new(),
+            flights: 0,
+            held: 0,
             sequence: 0,
             clock: None,
             polled: None,
@@ -164,7 +170,8 @@ impl Queues {
                 patience,
                 since: now,
                 got: Vec::new(),
-                parked: false,
+                parked: None,
+                returns: false,
             },
         );
         self.ask_lane(asker, pipelined, now);
@@ -207,23 +214,33 @@ impl Queues {
             self.pops.remove(&asker);
             return self.answer(asker, Reply::NoJob);
         }
-        let Some(request) = self.pops.park(asker) else { return };
-        for key in request.lanes.clone() {
-            self.lanes[key as usize].parked.push_back(asker);
+        let Some((request, place)) = self.pops.park(asker) else {
+            return;
+        };
+        let (lanes, returns) = (request.lanes.clone(), request.returns);
+        for key in lanes {
+            let parked = &mut self.lanes[key as usize].parked;
+            match returns {
+                true => parked.push_front(place),
+                false => parked.push_back(place),
+            }
             self.expect_due(key);
             self.list(key);
         }
     }
 
     /// The client is gone, and with it this request. What it popped and never got comes by [`Self::give_back`].
-    pub fn forget(&mut self, asker: Asker) {
-        if let Some(request) = self.pops.remove(&asker)
-            && request.parked
-        {
+    /// False: it is no pop, or it has its answer.
+    pub fn forget(&mut self, asker: Asker) -> bool {
+        let Some(request) = self.pops.remove(&asker) else {
+            return false;
+        };
+        if request.parked.is_some() {
             for key in &request.lanes {
                 self.lanes[*key as usize].parked.left(&self.pops);
             }
         }
+        true
     }
 
     /// Jobs that were popped and did not reach their client's socket.
@@ -246,6 +263,13 @@ impl Queues {
             let Some((call, to)) = lane.next_call(&mut self.pops) else {
                 continue;
             };
+            for asker in std::mem::take(&mut lane.taken) {
+                let lanes = self.pops.get(&asker).map(|request| request.lanes.clone());
+                for other in lanes.into_iter().flatten().filter(|other| *other != key) {
+                    self.lanes[other as usize].parked.left(&self.pops);
+                }
+            }
+            let lane = &mut self.lanes[key as usize];
             self.sequence += 1;
             self.jitter ^= self.jitter << 13;
             self.jitter ^= self.jitter >> 7;
@@ -256,12 +280,14 @@ impl Queues {
                 self.tally.batched += operations.len() as u64;
             }
             let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+            self.flights += 1;
             lane.flight = Some(Flight {
                 sequence: self.sequence,
                 call,
                 to,
                 bytes: bytes.clone(),
             });
+            self.count(key);
             send(key, bytes);
         }
     }
@@ -277,6 +303,7 @@ impl Queues {
             return;
         };
         let Some(flight) = lane.flight.take() else { return };
+        self.flights -= 1;
         let failed = match flight.call {
             Call::Batch { operations, parked } => match batch::decode(&operations, reply) {
                 Ok(reply) => {
@@ -344,8 +371,11 @@ impl Queues {
         let lane = &mut self.lanes[key as usize];
         lane.registered = missed && standing.ready == 0 && !standing.more;
         self.stand(key, standing, now);
-        // Oldest first: those that were parked go back to their places, before all others.
-        for asker in hungry {
+        // Those that were parked go back to the front, the newest first, so that they stand there as before.
+        let (returning, new): (Vec<_>, Vec<_>) = hungry
+            .into_iter()
+            .partition(|asker| self.pops.get(asker).is_some_and(|request| request.returns));
+        for asker in returning.into_iter().rev().chain(new) {
             self.still_hungry(key, asker, standing.more, now);
         }
         let lane = &mut self.lanes[key as usize];
@@ -655,7 +685,8 @@ impl Queues {
     /// `line`: why, for those never sent; `doubt`: for those whose call may have been applied.
     pub fn give_up(&mut self, deadline: Instant, line: &Bytes, doubt: &Bytes) {
         let mut refused = Vec::new();
-        for (_, lane) in &mut self.lanes {
+        let mut left = Vec::new();
+        for (key, lane) in &mut self.lanes {
             let pops = &self.pops;
             let late = |to: &To, since: Instant| {
                 since <= deadline
@@ -670,6 +701,7 @@ impl Queues {
             if lane.waiting.iter().any(|entry| late(&entry.to, entry.since)) {
                 let gone = lane.take_waiting(|entry| late(&entry.to, entry.since));
                 refused.extend(gone.into_iter().map(|entry| (entry.to, line.clone())));
+                left.push(key as LaneKey);
             }
             let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
             for (to, since) in flight {
@@ -681,6 +713,9 @@ impl Queues {
                     refused.push((std::mem::replace(to, To::Nobody), error.clone()));
                 }
             }
+        }
+        for key in left {
+            self.count(key);
         }
         for (to, line) in refused {
             self.refuse(to, line);
@@ -703,16 +738,12 @@ impl Queues {
 
     /// Whether anybody waits for Redis.
     pub fn is_waiting(&self) -> bool {
-        !self.listed.is_empty()
-            || self
-                .lanes
-                .iter()
-                .any(|(_, lane)| lane.flight.is_some() || !lane.waiting.is_empty())
+        self.flights > 0 || !self.listed.is_empty()
     }
 
     /// Bytes of payloads that wait.
     pub fn buffered(&self) -> usize {
-        self.lanes.iter().map(|(_, lane)| lane.buffered()).sum()
+        self.held
     }
 
     /// The proxy stops: who is parked gets nothing more, and is told so.
@@ -733,11 +764,20 @@ impl Queues {
     }
 
     fn list(&mut self, key: LaneKey) {
+        self.count(key);
         let lane = &mut self.lanes[key as usize];
         if !lane.listed {
             lane.listed = true;
             self.listed.push(key);
         }
+    }
+
+    /// The worker's sum follows what one lane holds.
+    fn count(&mut self, key: LaneKey) {
+        let lane = &mut self.lanes[key as usize];
+        let held = lane.buffered();
+        self.held = self.held - lane.counted + held;
+        lane.counted = held;
     }
 
     fn lane(&mut self, queue: &QueueName) -> LaneKey {

@@ -37,7 +37,10 @@ pub struct PopRequest {
     pub since: Instant,
     /// What a pop of many jobs has got so far: a large `COUNT` takes several calls.
     pub got: Vec<Job>,
-    pub parked: bool,
+    /// Parked, and as the how-manieth of all that ever parked. A place in a lane that says another number is an old one.
+    pub parked: Option<u64>,
+    /// It has been parked before and was asked for in vain: it keeps its place before all others.
+    pub returns: bool,
 }
 
 impl PopRequest {
@@ -57,7 +60,7 @@ pub struct Pops {
     requests: HashMap<Asker, PopRequest, ahash::RandomState>,
     /// When the patience of those that parked ends. An entry whose pop is gone by then means nothing.
     ends: BinaryHeap<Reverse<(Instant, u64, EndOf)>>,
-    ends_pushed: u64,
+    parkings: u64,
 }
 
 /// An asker without an order of its own, so that it can stand in a heap behind what orders it.
@@ -101,7 +104,7 @@ impl Pops {
 
     /// Those that are parked.
     pub fn parked(&self) -> Vec<Asker> {
-        let parked = self.requests.iter().filter(|(_, request)| request.parked);
+        let parked = self.requests.iter().filter(|(_, request)| request.parked.is_some());
         parked.map(|(asker, _)| *asker).collect()
     }
 
@@ -114,14 +117,18 @@ impl Pops {
     }
 
     /// From now on it waits; `None`: it is gone.
-    pub fn park(&mut self, asker: Asker) -> Option<&PopRequest> {
+    pub fn park(&mut self, asker: Asker) -> Option<(&PopRequest, Place)> {
         let request = self.requests.get_mut(&asker)?;
-        request.parked = true;
-        if let Patience::Until(end) = request.patience {
-            self.ends_pushed += 1;
-            self.ends.push(Reverse((end, self.ends_pushed, EndOf(asker))));
+        self.parkings += 1;
+        request.parked = Some(self.parkings);
+        if let (Patience::Until(end), false) = (request.patience, request.returns) {
+            self.ends.push(Reverse((end, self.parkings, EndOf(asker))));
         }
-        Some(request)
+        let place = Place {
+            asker,
+            parking: self.parkings,
+        };
+        Some((request, place))
     }
 
     /// When the next patience ends.
@@ -136,7 +143,7 @@ impl Pops {
                 break;
             };
             let request = self.requests.get(&asker);
-            if request.is_some_and(|request| request.parked && request.patience == Patience::Until(end)) {
+            if request.is_some_and(|request| request.parked.is_some() && request.patience == Patience::Until(end)) {
                 return Some(asker);
             }
         }
@@ -154,12 +161,27 @@ impl Pops {
     }
 }
 
+/// Where a pop stands in a lane's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    asker: Asker,
+    parking: u64,
+}
+
+impl Place {
+    fn is_taken(&self, pops: &Pops) -> bool {
+        pops.get(&self.asker)
+            .is_some_and(|request| request.parked == Some(self.parking))
+    }
+}
+
 /// The pops parked at one lane, oldest first.
 //
-// A pop that parked at several lanes is served by one of them; in the others its place stays until it is come across.
+// A pop that parked at several lanes is taken from one of them; the others are told that it `left`, and pass over its old
+// place when they come to it.
 #[derive(Debug, Default)]
 pub struct Parked {
-    order: VecDeque<Asker>,
+    order: VecDeque<Place>,
     live: usize,
 }
 
@@ -168,34 +190,109 @@ impl Parked {
         self.live
     }
 
-    pub fn push_back(&mut self, asker: Asker) {
-        self.order.push_back(asker);
+    pub fn push_back(&mut self, place: Place) {
+        self.order.push_back(place);
         self.live += 1;
     }
 
-    /// Back to its place: it has waited longest.
-    pub fn push_front(&mut self, asker: Asker) {
-        self.order.push_front(asker);
+    /// Before all others: it has waited longest.
+    pub fn push_front(&mut self, place: Place) {
+        self.order.push_front(place);
         self.live += 1;
     }
 
-    /// The one that has waited longest, of those that still wait.
-    pub fn pop_oldest(&mut self, pops: &Pops) -> Option<Asker> {
-        while let Some(asker) = self.order.pop_front() {
-            if pops.get(&asker).is_some_and(|request| request.parked) {
+    /// Takes the one that has waited longest. It is parked no longer, here or elsewhere.
+    pub fn take_oldest(&mut self, pops: &mut Pops) -> Option<Asker> {
+        while let Some(place) = self.order.pop_front() {
+            if place.is_taken(pops)
+                && let Some(request) = pops.get_mut(&place.asker)
+            {
+                request.parked = None;
+                request.returns = true;
                 self.live -= 1;
-                return Some(asker);
+                return Some(place.asker);
             }
         }
         None
     }
 
-    /// One of those parked here waits no longer; its place is passed over when its turn comes.
+    /// One of those parked here waits no longer.
     pub fn left(&mut self, pops: &Pops) {
-        self.live -= 1;
+        self.live = self.live.saturating_sub(1);
         if self.order.len() > 16 + 2 * self.live {
-            self.order
-                .retain(|asker| pops.get(asker).is_some_and(|request| request.parked));
+            self.order.retain(|place| place.is_taken(pops));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asker::ClientKey;
+
+    fn asker(index: u32) -> Asker {
+        let client = ClientKey { index, generation: 1 };
+        Asker { client, ticket: 0 }
+    }
+
+    fn parked(pops: &mut Pops, index: u32, lanes: &[LaneKey], patience: Patience) -> Place {
+        let pop = Pop {
+            count: 1,
+            lease: None,
+            noack: false,
+            waits: true,
+        };
+        let request = PopRequest {
+            lanes: SmallVec::from_slice(lanes),
+            at: 0,
+            pop,
+            many: false,
+            patience,
+            since: Instant::now(),
+            got: Vec::new(),
+            parked: None,
+            returns: false,
+        };
+        pops.insert(asker(index), request);
+        pops.park(asker(index)).unwrap().1
+    }
+
+    #[test]
+    fn who_has_waited_longest_is_served_first_and_keeps_its_place() {
+        let (mut pops, mut lane) = (Pops::default(), Parked::default());
+        for index in 0..3 {
+            let place = parked(&mut pops, index, &[0], Patience::Forever);
+            lane.push_back(place);
+        }
+        assert_eq!(lane.take_oldest(&mut pops), Some(asker(0)));
+        let place = pops.park(asker(0)).unwrap().1;
+        lane.push_front(place);
+        assert_eq!(lane.take_oldest(&mut pops), Some(asker(0)), "it came back in vain");
+        assert_eq!(lane.take_oldest(&mut pops), Some(asker(1)));
+        assert_eq!(lane.live(), 1);
+    }
+
+    #[test]
+    fn a_pop_parked_in_two_lanes_is_taken_once() {
+        let mut pops = Pops::default();
+        let (mut one, mut other) = (Parked::default(), Parked::default());
+        let place = parked(&mut pops, 7, &[0, 1], Patience::Forever);
+        one.push_back(place);
+        other.push_back(place);
+        assert_eq!(one.take_oldest(&mut pops), Some(asker(7)));
+        other.left(&pops);
+        assert_eq!((other.live(), other.take_oldest(&mut pops)), (0, None));
+    }
+
+    #[test]
+    fn patience_ends_once_and_only_for_those_who_still_wait() {
+        let mut pops = Pops::default();
+        let now = Instant::now();
+        parked(&mut pops, 1, &[0], Patience::Until(now));
+        parked(&mut pops, 2, &[0], Patience::Until(now));
+        pops.remove(&asker(1));
+        assert_eq!(pops.take_ended(now), Some(asker(2)));
+        pops.remove(&asker(2));
+        assert_eq!((pops.take_ended(now), pops.next_end()), (None, None));
     }
 }

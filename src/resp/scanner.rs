@@ -68,12 +68,13 @@ pub enum ProtocolError {
     UnbalancedQuotes,
 }
 
-/// The byte as a character of an error line; Redis sends it raw, which is no text when the client spoke TLS to us.
+/// The byte as a character of an error line; Redis sends all but line breaks raw, which is no text when the client
+/// spoke TLS to us.
 fn printable(byte: u8) -> char {
-    if byte.is_ascii_graphic() || byte == b' ' {
-        byte as char
-    } else {
-        '?'
+    match byte {
+        b'\r' | b'\n' => ' ',
+        b' '..=b'~' => byte as char,
+        _ => '?',
     }
 }
 
@@ -235,19 +236,12 @@ impl Scanner {
     fn line_end(&mut self, input: &[u8], too_long: ProtocolError) -> Result<Option<usize>, ProtocolError> {
         let from = self.searched.max(self.position);
         // Headers are a few bytes long: this beats a call of memchr.
-        match input[from..].iter().position(|&byte| byte == b'\r') {
-            Some(offset) if from + offset + 1 < input.len() => Ok(Some(from + offset)),
-            Some(offset) => {
-                self.searched = from + offset;
-                Ok(None)
-            }
-            None => {
-                self.searched = input.len();
-                match input.len() - self.position > MAX_LINE {
-                    true => Err(too_long),
-                    false => Ok(None),
-                }
-            }
+        let found = input[from..].iter().position(|&byte| byte == b'\r');
+        let end = found.map_or(input.len(), |offset| from + offset);
+        self.searched = end;
+        match end - self.position > MAX_LINE {
+            true => Err(too_long),
+            false => Ok((end + 1 < input.len()).then_some(end)),
         }
     }
 
@@ -456,6 +450,14 @@ mod tests {
         ] {
             let found = requests(input.as_bytes(), &[]).unwrap_err();
             assert_eq!(found.to_string(), error, "for {:.40}", input);
+        }
+    }
+
+    #[test]
+    fn a_line_is_too_long_whether_or_not_its_end_is_here() {
+        for head in ["*", "*1\r\n$", "x"] {
+            let input = format!("{head}{}\r\n", "1".repeat(MAX_LINE + 1)).into_bytes();
+            assert_eq!(requests(&input, &[]), requests(&input, &[input.len() - 2]), "{head:?}");
         }
     }
 

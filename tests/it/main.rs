@@ -5,13 +5,17 @@
 #[allow(dead_code, unused_imports)] // shared with the benches: neither uses all of it
 mod support;
 
+mod abuse;
 mod clients;
 mod contract;
+mod documents;
 mod faults;
 mod history;
 mod lane;
 mod load;
 mod model;
+mod protocol;
 mod scripts;
 mod servers;
+mod tour;
 mod transcripts;

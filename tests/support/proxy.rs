@@ -17,6 +17,7 @@ const STOPPING: Duration = Duration::from_secs(10); // an embedded Redis may hav
 
 /// What is to be started; `start` starts it.
 pub struct ProxyPlan {
+    host: String,
     settings: BTreeMap<String, String>,
     allowed: Vec<String>,
 }
@@ -146,6 +147,7 @@ impl ProxyPlan {
             ("log.level".to_owned(), "\"info\"".to_owned()),
         ]);
         ProxyPlan {
+            host: "127.0.0.1".into(),
             settings,
             allowed: Vec::new(),
         }
@@ -161,6 +163,12 @@ impl ProxyPlan {
         self.set("listen.workers", &workers.to_string())
     }
 
+    /// Another address than the loopback's; `Proxy::client` still comes over the loopback.
+    pub fn listening_on(mut self, host: &str) -> ProxyPlan {
+        self.host = host.into();
+        self
+    }
+
     /// A WARN or ERROR line that holds `text` is part of this test.
     pub fn allow_log(mut self, text: &str) -> ProxyPlan {
         self.allowed.push(text.into());
@@ -174,7 +182,7 @@ impl ProxyPlan {
             .expect("a temporary directory");
         let (port, admin_port) = (free_port(), free_port());
         self.settings
-            .insert("listen.address".into(), quoted(&format!("127.0.0.1:{port}")));
+            .insert("listen.address".into(), quoted(&format!("{}:{port}", self.host)));
         self.settings.insert(
             "listen.unix_socket".into(),
             quoted(&dir.path().join("millrace.sock").to_string_lossy()),
