@@ -88,6 +88,17 @@ impl Load {
         wait_until(WITHIN, prefix, || self.shared.history.failures().iter().any(told));
     }
 
+    /// The end, the queue as it is. Panics if any client was told an error.
+    #[track_caller]
+    pub fn stop(self) {
+        self.shared.no_more_pushes.store(true, Relaxed);
+        self.shared.drained.store(true, Relaxed);
+        let clients = self.producers.into_iter().chain(self.consumers);
+        clients.for_each(|thread| thread.join().unwrap());
+        let failures = self.shared.history.failures();
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+
     /// No pushes from here on; when the queue is empty its history is checked. How many jobs it saw.
     #[track_caller]
     pub fn finish(self, left: impl Fn() -> i64, allowed: &[&str]) -> usize {
