@@ -144,6 +144,8 @@ pub struct Lane {
     pub listed: bool,
     /// Parked pops that the last batch took out; other lanes where they were parked are to be told.
     pub taken: Vec<Asker>,
+    /// What [`Self::buffered`] was when the worker's sum was last made.
+    pub counted: usize,
     /// Pipelined requests in `waiting`.
     pipelined: usize,
     /// Bytes of payloads in `waiting`.
@@ -166,8 +168,9 @@ impl Lane {
             due: None,
             listed: false,
             taken: Vec::new(),
-            pipelined: 0,
+            counted: 0,
             waiting_bytes: 0,
+            pipelined: 0,
         }
     }
 

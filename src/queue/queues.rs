@@ -64,6 +64,10 @@ pub struct Queues {
     /// When something falls due in a lane where pops are parked.
     dues: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     answers: Vec<Answer>,
+    /// Calls in flight.
+    flights: usize,
+    /// Bytes that all lanes hold.
+    held: usize,
     sequence: u64,
     /// Redis's clock beside ours, at the last reply.
     clock: Option<(u64, Instant)>,
@@ -85,6 +89,8 @@ impl Queues {
             listed: Vec::new(),
             dues: BinaryHeap::new(),
             answers: Vec::new(),
+            flights: 0,
+            held: 0,
             sequence: 0,
             clock: None,
             polled: None,
@@ -274,12 +280,14 @@ impl Queues {
                 self.tally.batched += operations.len() as u64;
             }
             let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+            self.flights += 1;
             lane.flight = Some(Flight {
                 sequence: self.sequence,
                 call,
                 to,
                 bytes: bytes.clone(),
             });
+            self.count(key);
             send(key, bytes);
         }
     }
@@ -295,6 +303,7 @@ impl Queues {
             return;
         };
         let Some(flight) = lane.flight.take() else { return };
+        self.flights -= 1;
         let failed = match flight.call {
             Call::Batch { operations, parked } => match batch::decode(&operations, reply) {
                 Ok(reply) => {
@@ -676,7 +685,8 @@ impl Queues {
     /// `line`: why, for those never sent; `doubt`: for those whose call may have been applied.
     pub fn give_up(&mut self, deadline: Instant, line: &Bytes, doubt: &Bytes) {
         let mut refused = Vec::new();
-        for (_, lane) in &mut self.lanes {
+        let mut left = Vec::new();
+        for (key, lane) in &mut self.lanes {
             let pops = &self.pops;
             let late = |to: &To, since: Instant| {
                 since <= deadline
@@ -691,6 +701,7 @@ impl Queues {
             if lane.waiting.iter().any(|entry| late(&entry.to, entry.since)) {
                 let gone = lane.take_waiting(|entry| late(&entry.to, entry.since));
                 refused.extend(gone.into_iter().map(|entry| (entry.to, line.clone())));
+                left.push(key as LaneKey);
             }
             let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
             for (to, since) in flight {
@@ -702,6 +713,9 @@ impl Queues {
                     refused.push((std::mem::replace(to, To::Nobody), error.clone()));
                 }
             }
+        }
+        for key in left {
+            self.count(key);
         }
         for (to, line) in refused {
             self.refuse(to, line);
@@ -724,16 +738,12 @@ impl Queues {
 
     /// Whether anybody waits for Redis.
     pub fn is_waiting(&self) -> bool {
-        !self.listed.is_empty()
-            || self
-                .lanes
-                .iter()
-                .any(|(_, lane)| lane.flight.is_some() || !lane.waiting.is_empty())
+        self.flights > 0 || !self.listed.is_empty()
     }
 
     /// Bytes of payloads that wait.
     pub fn buffered(&self) -> usize {
-        self.lanes.iter().map(|(_, lane)| lane.buffered()).sum()
+        self.held
     }
 
     /// The proxy stops: who is parked gets nothing more, and is told so.
@@ -754,11 +764,20 @@ impl Queues {
     }
 
     fn list(&mut self, key: LaneKey) {
+        self.count(key);
         let lane = &mut self.lanes[key as usize];
         if !lane.listed {
             lane.listed = true;
             self.listed.push(key);
         }
+    }
+
+    /// The worker's sum follows what one lane holds.
+    fn count(&mut self, key: LaneKey) {
+        let lane = &mut self.lanes[key as usize];
+        let held = lane.buffered();
+        self.held = self.held - lane.counted + held;
+        lane.counted = held;
     }
 
     fn lane(&mut self, queue: &QueueName) -> LaneKey {
