@@ -292,7 +292,8 @@ fn jobs_of_a_killed_proxy_come_back_when_their_leases_end() {
     let mut proxy = proxy_before(&redis).start();
     let mut worker = proxy.client();
     worker.run("QMPUSH orders 3 a b c");
-    let leased = worker.run("QPOP orders COUNT 2 LEASE 400");
+    // A loaded machine may take a second to start the proxy again.
+    let leased = worker.run("QPOP orders COUNT 2 LEASE 3000");
     assert_eq!(leased.items().len(), 2);
     let began = Instant::now();
     proxy.kill();
@@ -305,9 +306,9 @@ fn jobs_of_a_killed_proxy_come_back_when_their_leases_end() {
         "the others are leased"
     );
     for payload in ["a", "b"] {
-        let job = worker.run("QPOP orders BLOCK 5000");
+        let job = worker.run("QPOP orders BLOCK 9000");
         assert_eq!((job.items()[2].text().as_str(), job.items()[3].integer()), (payload, 2));
-        assert!(began.elapsed() >= Duration::from_millis(350), "before its lease ended");
+        assert!(began.elapsed() >= Duration::from_millis(2500), "before its lease ended");
         let stale = leased
             .items()
             .iter()
