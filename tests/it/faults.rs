@@ -455,7 +455,9 @@ fn a_killed_child_of_the_embedded_mode_is_restarted_under_load() {
     kill(before);
     wait_until(PATIENCE, "another redis-server", || child_of(&proxy) != before);
     load.wait_for_more(SOME);
-    load.finish(|| left(&proxy), &[]);
+    // Its append-only file is synced each second, and while that takes long Redis holds back what it writes: killed just
+    // then it forgets what it acknowledged. So what is shown here is that it is restarted and nobody is told an error.
+    load.stop();
 }
 
 /// The redis-server that the proxy runs, by its own word.
