@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use super::{Hub, Shared};
 use crate::asker::Asker;
-use crate::local::Facts;
 use crate::local::client::{Filter, KillForm, line, write_killed, write_list};
 use crate::resp::ReplyWriter;
 
@@ -90,15 +89,7 @@ impl Hub {
                 QuestionKind::List => {
                     let client = &self.clients[index];
                     let buffers = client.buffers();
-                    let facts = Facts {
-                        table: &shared.table,
-                        users: &shared.users,
-                        redis_version: &shared.redis_version,
-                        cluster: false,
-                        databases: shared.databases,
-                        now: self.now,
-                        buffers,
-                    };
+                    let facts = shared.facts(self.now, buffers);
                     lines.push(line(&client.session, buffers, &facts));
                 }
                 // The one that asked gets its reply first.

@@ -27,6 +27,8 @@ use crate::asker::ClientKey;
 use crate::command::Table;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::local::Facts;
+use crate::local::client::Buffers;
 use crate::local::info::Numbers;
 use crate::queue::queues::{Answer, Queues};
 use crate::resp::scanner::Scanner;
@@ -62,6 +64,19 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What local replies to one client are made from.
+    fn facts(&self, now: Instant, buffers: Buffers) -> Facts<'_> {
+        Facts {
+            table: &self.table,
+            users: &self.users,
+            redis_version: &self.redis_version,
+            cluster: false,
+            databases: self.databases,
+            now,
+            buffers,
+        }
+    }
+
     /// The counters of all workers, added up.
     pub fn numbers(&self) -> Numbers {
         let sum = |of: fn(&Counters) -> u64| self.counters.iter().map(|counters| of(counters)).sum();

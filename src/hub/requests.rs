@@ -18,7 +18,7 @@ use super::pipes::Target;
 use crate::asker::{Asker, ClientKey};
 use crate::command::queue::Verb;
 use crate::command::{CommandId, Local};
-use crate::local::{self, Effect, Facts};
+use crate::local::{self, Effect};
 use crate::plan::{Forward, Plan, Planned, Rules, Splice, plan};
 use crate::queue::parse::parse;
 use crate::resp::scanner::{Limits, ProtocolError, Scan, Scanner};
@@ -214,15 +214,7 @@ impl Hub {
         let Some(client) = self.clients.get_mut(key.index as usize) else {
             return;
         };
-        let facts = Facts {
-            table: &shared.table,
-            users: &shared.users,
-            redis_version: &shared.redis_version,
-            cluster: false,
-            databases: shared.databases,
-            now: self.now,
-            buffers: client.buffers(),
-        };
+        let facts = shared.facts(self.now, client.buffers());
         let mut out = BytesMut::new();
         let effect = local::reply(local, request, &mut client.session, &facts, &mut out);
         let muted = client.session.mutes_reply();
