@@ -2,9 +2,11 @@
 
 use crate::client::replies::Ticket;
 
-/// A client of this worker. A key is never given twice, so one that is kept too long finds nobody rather than a stranger.
+/// A client of this proxy. A key is never given twice, so one that is kept too long finds nobody rather than a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientKey {
+    /// The worker that owns it.
+    pub worker: u16,
     pub index: u32,
     pub generation: u32,
 }

@@ -105,6 +105,7 @@ fn start_workers(
         counters: listeners.iter().map(|_| Arc::new(Counters::new(commands))).collect(),
         mailboxes,
         next_client: AtomicU64::new(1),
+        parcels: AtomicU64::new(0),
         config: Arc::new(config),
     });
     let mut threads = Vec::new();

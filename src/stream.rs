@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 #[derive(Debug)]
@@ -15,11 +16,22 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// What is there to be read, at most `buffer` full. A read that filled less than that has emptied the socket, so it is
+    /// taken for not ready until the kernel says otherwise: that saves the read that would only find this out, which is
+    /// one of three system calls of a small request. (Readiness is edge-triggered: what comes after the read is told anew.)
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
+        let read = match self {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
+        }?;
+        if 0 < read && read < buffer.len() {
+            let emptied = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = match self {
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, emptied),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, emptied),
+            };
         }
+        Ok(read)
     }
 
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {

@@ -283,6 +283,9 @@ impl Worker {
 
     async fn read_mail(self: Rc<Self>, mut mail: mpsc::UnboundedReceiver<Mail>) {
         while let Some(mail) = mail.recv().await {
+            // The sockets first: a client that went before this was sent must be known to be gone, or a job would be
+            // written to it.
+            tokio::task::yield_now().await;
             self.hub.borrow_mut().read_mail(mail);
         }
     }

@@ -48,7 +48,7 @@ impl Hub {
             .is_some_and(|client| client.gets_jobs() && client.replies.is_open(asker.ticket));
         match delivery {
             Some(delivery) if !open => {
-                self.queues.give_back(&delivery.queue, delivery.returns, self.now);
+                self.give_back(&delivery.queue, delivery.returns);
                 self.answer(asker, |out, protocol| {
                     Reply::NoJob.write(&mut ReplyWriter::new(out, protocol));
                     None
@@ -134,7 +134,7 @@ impl Hub {
         let Some(client) = self.clients.get(index as usize) else {
             return;
         };
-        let (enough, key) = (self.has_enough(client), client.key(index));
+        let (enough, key) = (self.has_enough(client), client.key(self.number, index));
         let client = &mut self.clients[index as usize];
         if client.blocked || !client.is_open() || client.paused && !enough {
             client.wake();

@@ -14,8 +14,6 @@ use crate::asker::{Asker, ClientKey};
 use crate::client::replies::Replies;
 use crate::local::client::Buffers;
 use crate::queue::operation::{QueueName, Return};
-use crate::queue::reply::Reply;
-use crate::resp::ReplyWriter;
 use crate::resp::scanner::Scanner;
 use crate::session::{Peer, Session};
 use crate::stream::Stream;
@@ -112,6 +110,7 @@ impl Hub {
         self.counters.clients.set(self.clients.len() as u64);
         self.want_flush(); // behind it the clock task looks when this client will have been idle for too long
         Ok(ClientKey {
+            worker: self.number as u16,
             index: index as u32,
             generation: self.generation,
         })
@@ -157,13 +156,7 @@ impl Hub {
         client.ended = true;
         client.close(Close::WhenDone);
         for ticket in client.replies.waiting() {
-            let asker = Asker { client: key, ticket };
-            if self.queues.forget(asker) {
-                self.answer(asker, |out, protocol| {
-                    Reply::NoJob.write(&mut ReplyWriter::new(out, protocol));
-                    None
-                });
-            }
+            self.forget(Asker { client: key, ticket });
         }
         self.want_flush();
     }
@@ -177,11 +170,11 @@ impl Hub {
         self.client_bytes -= client.counted;
         self.counters.clients.set(self.clients.len() as u64);
         for ticket in client.replies.waiting() {
-            self.queues.forget(Asker { client: key, ticket });
+            self.forget(Asker { client: key, ticket });
         }
-        let now = Instant::now();
+        self.now = Instant::now();
         for delivery in client.replies.undelivered() {
-            self.queues.give_back(&delivery.queue, delivery.returns, now);
+            self.give_back(&delivery.queue, delivery.returns);
         }
         self.want_flush();
     }
@@ -223,8 +216,9 @@ impl Client {
         self.close != Close::Now && !self.ended
     }
 
-    pub fn key(&self, index: u32) -> ClientKey {
+    pub fn key(&self, worker: usize, index: u32) -> ClientKey {
         ClientKey {
+            worker: worker as u16,
             index,
             generation: self.generation,
         }

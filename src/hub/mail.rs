@@ -1,9 +1,11 @@
-//! What workers ask of each other. Seldom: `CLIENT LIST` and `CLIENT KILL` are about the clients of all of them.
+//! What workers ask of each other: `CLIENT LIST` and `CLIENT KILL`, which are about the clients of all of them, and what
+//! [`super::homes`] posts.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::homes::Letter;
 use super::{Hub, Shared};
 use crate::asker::Asker;
 use crate::local::client::{Filter, KillForm, line, write_killed, write_list};
@@ -14,6 +16,7 @@ pub enum Mail {
     Question(Arc<Inquiry>),
     /// Every worker has answered; this one's client asked.
     Answered(Arc<Inquiry>),
+    Parcel(Vec<Letter>),
 }
 
 /// One question to all workers, and what they said so far. The last one sends it back.
@@ -72,6 +75,7 @@ impl Hub {
         match mail {
             Mail::Question(inquiry) => self.say(&inquiry),
             Mail::Answered(inquiry) => self.answer_inquiry(&inquiry),
+            Mail::Parcel(letters) => self.open_parcel(letters),
         }
     }
 

@@ -6,10 +6,12 @@
 //! - [`requests`]: a client's bytes become requests, a request is planned and goes its way.
 //! - [`answers`]: replies are laid down in the order of their requests and written.
 //! - [`pipes`]: Redis's bytes become replies, a reply goes to whoever waits for it.
+//! - [`homes`]: a queue's requests go to the worker that is its home.
 //! - [`mail`]: what other workers and the admin side ask of this one.
 
 mod answers;
 mod clients;
+mod homes;
 mod mail;
 mod pipes;
 mod requests;
@@ -17,6 +19,7 @@ mod requests;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -41,6 +44,7 @@ pub use mail::Mail;
 pub use pipes::{EARS, QUEUES};
 
 use clients::Client;
+use homes::Letter;
 use pipes::PipeState;
 
 /// While anything is on its way to Redis, deadlines are looked at this often.
@@ -61,6 +65,8 @@ pub struct Shared {
     /// One for each worker: how the others reach it.
     pub mailboxes: Vec<mpsc::UnboundedSender<Mail>>,
     pub next_client: std::sync::atomic::AtomicU64,
+    /// On their way between workers.
+    pub parcels: std::sync::atomic::AtomicU64,
 }
 
 impl Shared {
@@ -121,6 +127,8 @@ pub struct Hub {
     /// Pipes that nobody serves yet.
     new_pipes: Vec<usize>,
     queues: Queues,
+    /// For each worker, what will be posted to it at the end of the turn. One's own stays empty.
+    outboxes: Vec<Vec<Letter>>,
     /// For requests that arrive whole; one that does not takes it along.
     scanner: Scanner,
     /// Clients that have something to be written.
@@ -148,6 +156,7 @@ impl Hub {
             number,
             queues: Queues::new(shared.config.clone(), shared.scripts.clone(), hex.clone(), seed),
             name: format!("millrace-{hex}"),
+            outboxes: shared.mailboxes.iter().map(|_| Vec::new()).collect(),
             own_keys: format!("{}:{{", shared.config.prefix).into_bytes(),
             shared,
             clients: Slab::new(),
@@ -186,6 +195,7 @@ impl Hub {
             self.send_calls();
             self.deliver_answers();
         }
+        self.post_letters();
         self.write_pipes();
         self.write_clients();
         self.note_gauges();
@@ -206,15 +216,6 @@ impl Hub {
                 flusher.wake_by_ref();
             }
         }
-    }
-
-    fn deliver_answers(&mut self) {
-        let mut answers = std::mem::take(&mut self.answers);
-        self.queues.take_answers(&mut answers);
-        for Answer { asker, reply } in answers.drain(..) {
-            self.answer_queue(asker, reply);
-        }
-        self.answers = answers;
     }
 
     /// When the clock task should look again.
@@ -268,7 +269,14 @@ impl Hub {
     }
 
     pub fn is_drained(&self) -> bool {
-        self.clients.is_empty() && !self.queues.is_waiting()
+        // Others' clients may still wait for queues that are at home here.
+        let clients: u64 = self
+            .shared
+            .counters
+            .iter()
+            .map(|counters| counters.clients.value())
+            .sum();
+        clients == 0 && self.shared.parcels.load(Relaxed) == 0 && !self.flush_wanted && !self.queues.is_waiting()
     }
 
     fn note_gauges(&mut self) {
@@ -288,11 +296,7 @@ impl Hub {
     }
 
     fn key_of(&self, index: u32) -> Option<ClientKey> {
-        let client = self.clients.get(index as usize)?;
-        Some(ClientKey {
-            index,
-            generation: client.generation,
-        })
+        Some(self.clients.get(index as usize)?.key(self.number, index))
     }
 
     /// Bytes of requests and replies on their way through this worker.

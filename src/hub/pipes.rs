@@ -331,7 +331,7 @@ impl Hub {
         }
         let now = self.now;
         let pipe = &mut self.pipes[QUEUES].pipe;
-        self.queues.send(|lane, call| {
+        self.queues.send(now, |lane, call| {
             pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
                 out.extend_from_slice(&call)
             });

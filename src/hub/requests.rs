@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  bytes ─▶ scanner ─▶ plan ─▶ ┬ local: answered here
-//!                              ├ queue: parsed, laid in its lane
+//!                              ├ queue: parsed, laid in its queue's lane
 //!                              └ forward: onto the pipe to Redis
 //! ```
 //!
@@ -164,7 +164,7 @@ impl Hub {
         }
         match plan {
             Plan::Queue(verb) => match parse(verb, request, self.shared.config.limits.max_payload) {
-                Ok(ask) => self.queues.ask(asker, ask, pipelined, now),
+                Ok(ask) => self.ask_queue(asker, ask, pipelined),
                 Err(refusal) => self.answer_error(asker, refusal.as_bytes()),
             },
             Plan::Forward(how) => self.forward(asker, command, how, None, request),

@@ -5,17 +5,19 @@
 //!                 ▲       (all that can go)   (one)                      │
 //!                 └───────── parked pops, when there may be a job ◀──────┘
 //! ```
-//! With nothing in flight a lane sends at once; else it gathers until the reply is here. There is no timer in it.
+//! With nothing in flight a lane sends at once; else it gathers until the reply is here, and if it serves a crowd, a moment
+//! longer ([`super::pace`]).
 //! Each call carries the worker's next sequence number, so that Redis applies it once however often it is sent.
 //! Decides only: no I/O, no clock.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::id::{LocalId, QueueMark};
 use super::operation::{Operation, QueueName, State};
+use super::pace::Pace;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
 use crate::script::look::JobView;
@@ -105,6 +107,7 @@ impl To {
 #[derive(Debug)]
 pub struct Flight {
     pub sequence: u64,
+    pub sent: Instant,
     pub call: Call,
     /// Those that waited too long have been answered and are `Nobody` since.
     pub to: Vec<(To, Instant)>,
@@ -142,6 +145,9 @@ pub struct Lane {
     pub due: Option<Instant>,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
+    pub pace: Pace,
+    /// It stands in its worker's list of lanes that hold their call.
+    pub held: bool,
     /// Parked pops that the last batch took out; other lanes where they were parked are to be told.
     pub taken: Vec<Asker>,
     /// What [`Self::buffered`] was when the worker's sum was last made.
@@ -167,6 +173,8 @@ impl Lane {
             woken: false,
             due: None,
             listed: false,
+            pace: Pace::default(),
+            held: false,
             taken: Vec::new(),
             counted: 0,
             waiting_bytes: 0,
@@ -209,6 +217,20 @@ impl Lane {
         }
         self.replace_waiting(stay);
         gone
+    }
+
+    /// Until when the next call is held for those who are about to ask; `None`: it is not.
+    pub fn holds(&self, now: Instant) -> Option<Instant> {
+        let gathered = self.waiting.len() + self.hopeful;
+        match self.flight.is_none() && gathered > 0 {
+            true => self.pace.holds(gathered, now),
+            false => None,
+        }
+    }
+
+    /// A reply came, `took` after its call was sent, and so many were answered by it.
+    pub fn replied(&mut self, answered: usize, took: Duration, now: Instant) {
+        self.pace.replied(answered, self.waiting.len(), BATCH_JOBS, took, now);
     }
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.

@@ -1,13 +1,14 @@
 //! The job queue: what this proxy is for. Pure: no tokio, no I/O, no clock.
 //!
 //! - [`parse`]: a queue command → what it asks. [`operation`]: the words for that. [`id`]: how a job is named.
-//! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch.
+//! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch, [`pace`]: and when.
 //!   [`waiting`]: pops that wait.
 //! - [`reply`]: what a command comes to, and how it is written.
 
 pub mod id;
 pub mod lane;
 pub mod operation;
+pub mod pace;
 pub mod parse;
 pub mod queues;
 pub mod reply;

@@ -68,10 +68,27 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// The queue that is asked, or is asked first.
+    pub fn queue(&self) -> &QueueName {
+        match self {
+            Self::Pop(pop) => &pop.queues[0],
+            Self::Push { queue, .. }
+            | Self::Settle { queue, .. }
+            | Self::Len { queue }
+            | Self::Stats { queue }
+            | Self::Peek { queue, .. }
+            | Self::Job { queue, .. }
+            | Self::Delete { queue, .. }
+            | Self::Purge { queue, .. } => queue,
+        }
+    }
+}
+
 /// `QPOP` and `QMPOP`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PopAsk {
-    /// The first one that has work is served.
+    /// At least one. The first one that has work is served.
     pub queues: SmallVec<[QueueName; 1]>,
     pub pop: Pop,
     /// `COUNT` was given: the reply is an array of jobs.

@@ -61,6 +61,9 @@ pub struct Queues {
     pops: Pops,
     /// Lanes that may have something to send.
     listed: Vec<LaneKey>,
+    /// Lanes that hold their call for a crowd, and until when the first of them does.
+    held_lanes: Vec<LaneKey>,
+    held_until: Option<Instant>,
     /// When something falls due in a lane where pops are parked.
     dues: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     answers: Vec<Answer>,
@@ -87,6 +90,8 @@ impl Queues {
             by_name: HashMap::default(),
             pops: Pops::default(),
             listed: Vec::new(),
+            held_lanes: Vec::new(),
+            held_until: None,
             dues: BinaryHeap::new(),
             answers: Vec::new(),
             flights: 0,
@@ -256,10 +261,14 @@ impl Queues {
     }
 
     /// Hands out each call that can go now. `send` gets the lane, for the reply, and the call's bytes.
-    pub fn send(&mut self, mut send: impl FnMut(LaneKey, Bytes)) {
+    pub fn send(&mut self, now: Instant, mut send: impl FnMut(LaneKey, Bytes)) {
         while let Some(key) = self.listed.pop() {
             let lane = &mut self.lanes[key as usize];
             lane.listed = false;
+            if let Some(end) = lane.holds(now) {
+                self.hold(key, end);
+                continue;
+            }
             let Some((call, to)) = lane.next_call(&mut self.pops) else {
                 continue;
             };
@@ -280,8 +289,10 @@ impl Queues {
                 self.tally.batched += operations.len() as u64;
             }
             let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+            lane.pace.sent();
             self.flights += 1;
             lane.flight = Some(Flight {
+                sent: now,
                 sequence: self.sequence,
                 call,
                 to,
@@ -289,6 +300,24 @@ impl Queues {
             });
             self.count(key);
             send(key, bytes);
+        }
+    }
+
+    fn hold(&mut self, key: LaneKey, end: Instant) {
+        let lane = &mut self.lanes[key as usize];
+        if !lane.held {
+            lane.held = true;
+            self.held_lanes.push(key);
+        }
+        self.held_until = Some(self.held_until.map_or(end, |sooner| sooner.min(end)));
+    }
+
+    /// The calls that were held are looked at again.
+    fn end_holds(&mut self) {
+        self.held_until = None;
+        for key in std::mem::take(&mut self.held_lanes) {
+            self.lanes[key as usize].held = false;
+            self.list(key);
         }
     }
 
@@ -304,6 +333,8 @@ impl Queues {
         };
         let Some(flight) = lane.flight.take() else { return };
         self.flights -= 1;
+        let answered_before = self.answers.len();
+        let took = now.saturating_duration_since(flight.sent);
         let failed = match flight.call {
             Call::Batch { operations, parked } => match batch::decode(&operations, reply) {
                 Ok(reply) => {
@@ -321,6 +352,8 @@ impl Queues {
         if let Some((to, error)) = failed {
             self.fail(&to, &error);
         }
+        let answered = self.answers.len() - answered_before;
+        self.lanes[key as usize].replied(answered, took, now);
         self.list(key);
     }
 
@@ -642,11 +675,17 @@ impl Queues {
             .then_some(self.polled)
             .flatten()
             .map(|at| at + SAFETY_POLL);
-        [due, self.pops.next_end(), poll].into_iter().flatten().min()
+        [due, self.held_until, self.pops.next_end(), poll]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time has passed: patience ends, jobs fall due.
     pub fn tick(&mut self, now: Instant) {
+        if self.held_until.is_some_and(|end| end <= now) {
+            self.end_holds();
+        }
         while let Some(asker) = self.pops.take_ended(now) {
             self.forget(asker);
             self.answer(asker, Reply::NoJob);
@@ -738,7 +777,7 @@ impl Queues {
 
     /// Whether anybody waits for Redis.
     pub fn is_waiting(&self) -> bool {
-        self.flights > 0 || !self.listed.is_empty()
+        self.flights > 0 || !self.listed.is_empty() || !self.held_lanes.is_empty()
     }
 
     /// Bytes of payloads that wait.
@@ -799,7 +838,7 @@ impl Queues {
         let idle: Vec<_> = self
             .lanes
             .iter()
-            .filter(|(key, lane)| lane.is_idle() && !lane.listed && !pops_ask(*key))
+            .filter(|(key, lane)| lane.is_idle() && !lane.listed && !lane.held && !pops_ask(*key))
             .map(|(key, _)| key)
             .collect();
         for key in idle {

@@ -231,7 +231,11 @@ mod tests {
     use crate::asker::ClientKey;
 
     fn asker(index: u32) -> Asker {
-        let client = ClientKey { index, generation: 1 };
+        let client = ClientKey {
+            worker: 0,
+            index,
+            generation: 1,
+        };
         Asker { client, ticket: 0 }
     }
 

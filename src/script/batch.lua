@@ -374,11 +374,11 @@ local t, due, ready, left = standing()
 --   2. A due time is sooner than what the waiting were told: all are told, by the same channel, and stay.
 --   3. This worker joins, and learns the due time from this reply.
 -- Messages: the queue's name, "come"; the name, a space and ms, "something is due then".
-if not plain or waits_from then
+local waits = waits_from and got <= waits_from and ready == 0 and not more
+if waits or not nobody_waits then
   local CALLS = 16
   local worker, channel, queue = ARGV[1]:match('^(%S+) (%S+) (%S+)$')
   call('HDEL', stats, '') -- a first write that takes no memory
-  local waits = waits_from and got <= waits_from and ready == 0 and not more
 
   if not waits then
     call('ZREM', waiting, worker)

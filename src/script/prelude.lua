@@ -47,6 +47,7 @@ local changes = {} -- of counters and tombstones, by how much
 
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
 local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting) == 0
+local nobody_waits = plain or call('EXISTS', waiting) == 0
 local more = false -- upkeep is left
 
 -- Applied once. A lane numbers its calls from 1 and has one in flight; one that it has to doubt it repeats.

@@ -113,7 +113,9 @@ fn malformed_input_is_answered_as_redis_answers_it_and_closed_where_redis_closes
 fn what_comes_byte_by_byte_is_the_same_as_what_comes_at_once() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis).allow_log("another protocol").start();
-    for case in malformed().into_iter().filter(|case| case.len() < 500) {
+    // Redis closes at the second line of HTTP, and whether it has written its reply to the first by then is chance.
+    let tells = |case: &Vec<u8>| case.len() < 500 && !case.starts_with(b"GET / HTTP");
+    for case in malformed().into_iter().filter(tells) {
         let shown = case.escape_ascii().to_string();
         let right = outcome(Client::connect(&redis.address()).unwrap(), &[&case]);
         let bytes: Vec<&[u8]> = case.chunks(1).collect();

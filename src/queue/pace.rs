@@ -1,0 +1,83 @@
+//! When a lane that serves a crowd waits a moment before its next call, so that the call carries more.
+//!
+//! A call costs Redis about as much as thirty jobs in it (benches/scripts.md), and where many clients ask in a closed loop
+//! those that were just answered ask again within microseconds. A lane that sent at once would take along the few that
+//! were quick and leave the rest for the next call.
+//!
+//! 1. When a reply comes, the crowd is counted: whom it answered, and who has come meanwhile.
+//! 2. The next call is held until most of the crowd is there, but no longer than the last one took, or [`HOLD`].
+//! 3. A small crowd is never held: its calls would gain little, and a lone client would wait for nobody.
+//!
+//! What it gains: benches/README.md, "Batches".
+
+use std::time::{Duration, Instant};
+
+/// Fewer clients than this are not waited for.
+const CROWD: usize = 16;
+/// A call may be held for so long even if the last one took less. The clock that ends it may be a millisecond late; where
+/// a crowd asks in a closed loop it is seldom needed.
+const HOLD: Duration = Duration::from_micros(500);
+/// No call is held for longer, however long the last one took.
+const LONGEST_HOLD: Duration = Duration::from_millis(5);
+
+/// What a lane knows of its crowd since its last reply.
+#[derive(Debug, Default)]
+pub struct Pace {
+    expected: usize,
+    until: Option<Instant>,
+}
+
+impl Pace {
+    /// A reply came, `took` after its call was sent, and answered so many; so many more had come meanwhile. No call carries
+    /// more than `most`.
+    pub fn replied(&mut self, answered: usize, waiting: usize, most: usize, took: Duration, now: Instant) {
+        let crowd = answered + waiting;
+        *self = match crowd >= CROWD {
+            true => Self {
+                expected: (crowd * 3 / 4).min(most),
+                until: Some(now + took.clamp(HOLD, LONGEST_HOLD)),
+            },
+            false => Self::default(),
+        };
+    }
+
+    /// A call is on its way: what was expected is over.
+    pub fn sent(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Until when so few are held; `None`: not at all.
+    pub fn holds(&self, gathered: usize, now: Instant) -> Option<Instant> {
+        self.until.filter(|end| gathered < self.expected && now < *end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_waited_for_but_not_for_long() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.replied(30, 10, 250, HOLD, now);
+        assert_eq!(pace.holds(29, now), Some(now + HOLD));
+        assert_eq!(pace.holds(30, now), None, "three quarters are here");
+        assert_eq!(pace.holds(1, now + HOLD), None, "it was long enough");
+        pace.sent();
+        assert_eq!(pace.holds(1, now), None);
+    }
+
+    #[test]
+    fn a_few_are_not_waited_for() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.replied(CROWD - 1, 0, 250, HOLD, now);
+        assert_eq!(pace.holds(1, now), None);
+    }
+
+    #[test]
+    fn no_more_are_waited_for_than_fit_in_a_call() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.replied(5000, 0, 250, HOLD, now);
+        assert_eq!(pace.holds(250, now), None);
+    }
+}
