@@ -128,7 +128,8 @@ impl Lane {
         };
         let call = batch::encode(&self.scripts, &self.partition, &self.settings, &batch);
         self.stream.write_all(&call).unwrap();
-        let reply = batch::decode(operations, self.reply()).unwrap();
+        let reply = self.reply();
+        let reply = batch::decode(operations, &self.settings, reply).unwrap();
         let popped = reply.outcomes.into_iter().filter_map(|outcome| match outcome {
             Outcome::Popped(jobs) => Some(jobs),
             _ => None,

@@ -340,7 +340,7 @@ mod tests {
             refusal("QLEN orders x"),
             "ERR wrong number of arguments for 'qlen' command"
         );
-        assert_eq!(refusal("QDROP orders"), "ERR 'qdrop' is not yet supported");
+        assert_eq!(refusal("QSCAN 0"), "ERR 'qscan' is not yet supported");
         assert_eq!(refusal("qcron add orders"), "ERR 'qcron' is not yet supported");
     }
 

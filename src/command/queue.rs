@@ -23,6 +23,12 @@ pub enum Verb {
     Job,
     Delete,
     Purge,
+    Config,
+    Pause,
+    Resume,
+    Redrive,
+    Promote,
+    Drop,
 }
 
 /// What `COMMAND` and `COMMAND DOCS` say of a queue command.
@@ -61,11 +67,9 @@ pub enum Kind {
 }
 
 /// In the contract, and not served yet. They are answered here, as Redis does not know them either.
-pub const LATER: [&str; 11] = [
-    "qresult", "qexplain", "qdrop", "qredrive", "qpromote", "qscan", "qpause", "qresume", "qconfig", "qcheck", "qcron",
-];
+pub const LATER: [&str; 5] = ["qresult", "qexplain", "qscan", "qcheck", "qcron"];
 
-pub const COMMANDS: [Spec; 13] = [
+pub const COMMANDS: [Spec; 19] = [
     Spec {
         verb: Verb::Push,
         name: "qpush",
@@ -75,7 +79,7 @@ pub const COMMANDS: [Spec; 13] = [
         since: FIRST,
         summary: "Pushes a job to a queue and returns its id.",
         complexity: "O(1)",
-        arguments: &[QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE],
+        arguments: &[QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE, META],
     },
     Spec {
         verb: Verb::PushMany,
@@ -96,6 +100,7 @@ pub const COMMANDS: [Spec; 13] = [
             RETRIES,
             BACKOFF,
             LEASE,
+            META,
         ],
     },
     Spec {
@@ -107,7 +112,7 @@ pub const COMMANDS: [Spec; 13] = [
         since: FIRST,
         summary: "Takes the next jobs of a queue under a lease, and may wait for them.",
         complexity: "O(N), N being the number of jobs taken",
-        arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK],
+        arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK, WITHMETA],
     },
     Spec {
         verb: Verb::PopAny,
@@ -118,7 +123,15 @@ pub const COMMANDS: [Spec; 13] = [
         since: FIRST,
         summary: "Takes the next jobs of the first queue named that has any, and may wait for them.",
         complexity: "O(Q+N), Q being the number of queues and N the number of jobs taken",
-        arguments: &[integer("numqueues"), text("queue").many(), COUNT, BLOCK, LEASE, NOACK],
+        arguments: &[
+            integer("numqueues"),
+            text("queue").many(),
+            COUNT,
+            BLOCK,
+            LEASE,
+            NOACK,
+            WITHMETA,
+        ],
     },
     Spec {
         verb: Verb::Ack,
@@ -225,6 +238,104 @@ pub const COMMANDS: [Spec; 13] = [
         complexity: "O(N), N being the number of jobs removed",
         arguments: &[QUEUE, STATE],
     },
+    Spec {
+        verb: Verb::Config,
+        name: "qconfig",
+        arity: -3,
+        flags: &["write"],
+        categories: SETTINGS,
+        since: FIRST,
+        summary: "Shows a queue's settings, or changes them for every proxy.",
+        complexity: "O(N), N being the number of settings changed",
+        arguments: &[
+            Argument {
+                kind: Kind::OneOf(&[word("get", "GET"), word("set", "SET")]),
+                ..text("what")
+            },
+            QUEUE,
+            Argument {
+                kind: Kind::Block(&[text("field"), text("value")]),
+                optional: true,
+                multiple: true,
+                ..text("setting")
+            },
+        ],
+    },
+    Spec {
+        verb: Verb::Pause,
+        name: "qpause",
+        arity: -2,
+        flags: &["write", "fast"],
+        categories: SETTINGS,
+        since: FIRST,
+        summary: "Holds back a queue's pops, its pushes, or both.",
+        complexity: "O(1)",
+        arguments: &[
+            QUEUE,
+            Argument {
+                kind: Kind::OneOf(&[word("push", "PUSH"), word("pop", "POP"), word("all", "ALL")]),
+                optional: true,
+                ..text("what")
+            },
+        ],
+    },
+    Spec {
+        verb: Verb::Resume,
+        name: "qresume",
+        arity: 2,
+        flags: &["write", "fast"],
+        categories: SETTINGS,
+        since: FIRST,
+        summary: "Ends what QPAUSE began.",
+        complexity: "O(1)",
+        arguments: &[QUEUE],
+    },
+    Spec {
+        verb: Verb::Redrive,
+        name: "qredrive",
+        arity: -2,
+        flags: &["write"],
+        categories: &["@write", "@slow", CATEGORY],
+        since: FIRST,
+        summary: "Makes dead jobs ready with their attempts at zero, and returns how many there were.",
+        complexity: "O(N log(M)), N being the number of jobs made ready and M the number of dead ones",
+        arguments: &[
+            QUEUE,
+            Argument {
+                kind: Kind::OneOf(&[
+                    Argument {
+                        optional: false,
+                        ..integer("count").after("COUNT")
+                    },
+                    text("id").many(),
+                ]),
+                optional: true,
+                ..text("which")
+            },
+        ],
+    },
+    Spec {
+        verb: Verb::Promote,
+        name: "qpromote",
+        arity: -3,
+        flags: &["write", "fast"],
+        categories: WRITES,
+        since: FIRST,
+        summary: "Makes delayed jobs ready now, and returns how many there were.",
+        complexity: "O(N log(M)), N being the number of ids and M the number of delayed jobs",
+        arguments: &[QUEUE, text("id").many()],
+    },
+    Spec {
+        verb: Verb::Drop,
+        name: "qdrop",
+        arity: 2,
+        flags: &["write"],
+        categories: SETTINGS,
+        since: FIRST,
+        summary: "Removes a queue with its jobs, counters and settings, and returns whether there was one.",
+        complexity: "O(1); what the jobs held is freed beside Redis's work",
+        arguments: &[QUEUE],
+    },
 ];
 
 /// The ACL category of all queue commands, beside Redis's own.
@@ -233,6 +344,7 @@ pub const CATEGORY: &str = "@queue";
 pub const GROUP: &str = "queue";
 
 const FIRST: &str = "0.1.0";
+const SETTINGS: &[&str] = &["@write", "@slow", "@dangerous", CATEGORY];
 const PUSHES: &[&str] = &["write", "denyoom", "noscript", "fast"];
 const POPS: &[&str] = &["write", "noscript", "blocking"];
 const WRITES_FAST: &[&str] = &["write", "noscript", "fast"];
@@ -295,6 +407,19 @@ const LEASE: Argument = integer("lease-ms").after("LEASE");
 const COUNT: Argument = integer("count").after("COUNT");
 const BLOCK: Argument = integer("block-ms").after("BLOCK");
 const NOACK: Argument = token("noack", "NOACK");
+const WITHMETA: Argument = token("withmeta", "WITHMETA");
+const META: Argument = Argument {
+    kind: Kind::Block(&[
+        Argument {
+            optional: false,
+            ..text("field").after("META")
+        },
+        text("value"),
+    ]),
+    optional: true,
+    multiple: true,
+    ..text("meta")
+};
 
 const fn text(name: &'static str) -> Argument {
     Argument {

@@ -146,7 +146,7 @@ pub struct Queue {
     /// *Not yet supported* beyond 1. Over how many shards the queue spreads. 0: one in embedded, single and sentinel
     /// mode, one for each primary in cluster mode.
     pub partitions: Option<Count>,
-    /// *Not yet supported.* Ready and delayed jobs that the queue takes before it answers QFULL. 0: no bound.
+    /// Ready and delayed jobs that the queue takes before it answers QFULL. 0: no bound.
     pub max_len: Option<Count>,
     /// Deliveries lost with their worker before a job is dead, up to 1000000. 0: only `retries` counts.
     pub max_lapses: Option<Count>,
@@ -162,9 +162,9 @@ pub struct Queue {
     pub group_concurrency: Option<Count>,
     /// *Not yet supported.* Deliveries for each group: "100/s", "5000/m". Empty: no bound.
     pub group_rate: Option<Rate>,
-    /// *Not yet supported.* Jobs leased at once over the whole queue. 0: no bound.
+    /// Jobs leased at once over the whole queue. 0: no bound.
     pub concurrency: Option<Count>,
-    /// *Not yet supported.* Deliveries of the whole queue: "100/s", "5000/m". Empty: no bound.
+    /// Deliveries of the whole queue, one second's worth at once: "100/s", "5000/m". Empty: no bound.
     pub rate: Option<Rate>,
     /// *Not yet supported.* Replicas that must confirm a push before its reply.
     pub replicas: Option<Count>,

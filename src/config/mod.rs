@@ -27,7 +27,7 @@ mod units;
 mod validate;
 
 pub use layers::{ConfigError, Key, Layers, Place};
-pub use units::Endpoint;
+pub use units::{Endpoint, Rate};
 
 use crate::secret::Secret;
 use pattern::Patterns;
@@ -100,9 +100,19 @@ pub struct QueueSettings {
     pub max_backoff: Duration,
     /// 0: no bound of its own.
     pub max_lapses: u32,
-    /// 0: none is kept.
+    /// 0: no bound, as for those above and the times below.
     pub dead_max_len: u64,
     pub dead_ttl: Duration,
+    pub max_len: u64,
+    /// Jobs leased at once.
+    pub concurrency: u64,
+    pub rate: Rate,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Patterns::new([]).settings(b"")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

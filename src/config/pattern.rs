@@ -29,6 +29,9 @@ impl Patterns {
             max_lapses: self.small(queue, |table| table.max_lapses),
             dead_max_len: self.number(queue, |table| table.dead_max_len),
             dead_ttl: self.duration(queue, |table| table.dead_ttl),
+            max_len: self.number(queue, |table| table.max_len),
+            concurrency: self.number(queue, |table| table.concurrency),
+            rate: self.find(queue, |table| table.rate).unwrap_or_default(),
         }
     }
 

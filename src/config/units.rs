@@ -87,7 +87,7 @@ impl Size {
 }
 
 impl Rate {
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self(None));
         }

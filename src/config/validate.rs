@@ -11,6 +11,7 @@ use super::pattern::Patterns;
 use super::units::{Count, Period, Size};
 use super::{Config, Credentials, Embedded, Limits, Listen, Log, Source, Upstream, User, machine};
 use crate::queue::operation::QueueName;
+use crate::queue::settings::MAX_LEN;
 use crate::secret::Secret;
 
 type Result<T> = std::result::Result<T, ConfigError>;
@@ -87,7 +88,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
             "partitions",
             queue.partitions.is_some_and(|partitions| partitions.0 > 1),
         ),
-        ("max_len", asked(&queue.max_len, &plain.max_len)),
         ("max_wait", asked(&queue.max_wait, &plain.max_wait)),
         ("result_ttl", asked(&queue.result_ttl, &plain.result_ttl)),
         (
@@ -95,8 +95,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
             asked(&queue.group_concurrency, &plain.group_concurrency),
         ),
         ("group_rate", asked(&queue.group_rate, &plain.group_rate)),
-        ("concurrency", asked(&queue.concurrency, &plain.concurrency)),
-        ("rate", asked(&queue.rate, &plain.rate)),
         ("replicas", asked(&queue.replicas, &plain.replicas)),
         ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
         ("compress_over", asked(&queue.compress_over, &plain.compress_over)),
@@ -245,9 +243,16 @@ fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
                 .map(|value| count(layers, &key(name), value, least..=1_000_000))
                 .transpose()?;
         }
-        let dead = queue.dead_max_len;
-        dead.map(|value| count(layers, &key("dead_max_len"), value, 0..=1 << 40))
-            .transpose()?;
+        let numbers = [
+            ("dead_max_len", queue.dead_max_len),
+            ("max_len", queue.max_len),
+            ("concurrency", queue.concurrency),
+        ];
+        for (name, value) in numbers {
+            value
+                .map(|value| count(layers, &key(name), value, 0..=MAX_LEN))
+                .transpose()?;
+        }
     }
     Ok(Patterns::new(file.queues.clone()))
 }

@@ -426,11 +426,10 @@ fn the_whole_table_is_listed_with_ours_in_it() {
         let all = client.says("COMMAND");
         assert!(all.starts_with(&format!("*{count}\r\n*10\r\n$5\r\nqpush\r\n:-3\r\n")));
         assert!(all.contains("\r\n*10\r\n$3\r\nget\r\n:2\r\n"));
-        assert!(
-            client
-                .says("COMMAND LIST FILTERBY ACLCAT queue")
-                .starts_with("*13\r\n$5\r\nqpush\r\n")
-        );
+        assert!(client.says("COMMAND LIST FILTERBY ACLCAT queue").starts_with(&format!(
+            "*{}\r\n$5\r\nqpush\r\n",
+            crate::command::queue::COMMANDS.len()
+        )));
     }
 }
 

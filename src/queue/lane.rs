@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::id::{LocalId, QueueMark};
-use super::operation::{Operation, QueueName, State};
+use super::id::QueueMark;
+use super::operation::{Operation, QueueName};
 use super::pace::Pace;
+use super::single::Single;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
-use crate::script::look::JobView;
 use crate::script::{Partition, Settings};
 
 /// A lane's place among its worker's lanes.
@@ -31,29 +31,6 @@ pub type LaneKey = u32;
 const BATCH_JOBS: usize = 250;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
-
-/// A script call that stands for itself, not gathered with others. Large ones take several calls, each with what it has
-/// come to so far.
-#[derive(Clone, Debug)]
-pub enum Single {
-    Len,
-    Stats,
-    Peek {
-        state: State,
-        count: u64,
-        offset: u64,
-        seen: Vec<JobView>,
-    },
-    Job(LocalId),
-    Delete {
-        jobs: Vec<LocalId>,
-        removed: u64,
-    },
-    Purge {
-        state: Option<State>,
-        removed: u64,
-    },
-}
 
 /// What waits in a lane.
 #[derive(Debug)]
@@ -103,6 +80,9 @@ impl To {
     }
 }
 
+/// Who waits for a call's outcomes, in their order, and since when.
+pub type Askers = Vec<(To, Instant)>;
+
 /// The call that has been sent, and who waits for which of its outcomes.
 #[derive(Debug)]
 pub struct Flight {
@@ -110,7 +90,7 @@ pub struct Flight {
     pub sent: Instant,
     pub call: Call,
     /// Those that waited too long have been answered and are `Nobody` since.
-    pub to: Vec<(To, Instant)>,
+    pub to: Askers,
     /// As it was sent, should Redis have forgotten the script.
     pub bytes: Bytes,
 }
@@ -134,6 +114,8 @@ pub struct Lane {
     pub mark: QueueMark,
     pub waiting: VecDeque<Entry>,
     pub flight: Option<Flight>,
+    /// A call that was not done, as its settings were of an old version: it goes first, as it was.
+    pub again: Option<(Call, Askers)>,
     pub parked: Parked,
     /// How many parked pops may find a job now.
     pub hopeful: usize,
@@ -167,6 +149,7 @@ impl Lane {
             settings,
             waiting: VecDeque::new(),
             flight: None,
+            again: None,
             parked: Parked::default(),
             hopeful: 0,
             registered: false,
@@ -202,7 +185,11 @@ impl Lane {
 
     /// Nothing to do, nobody waits: it can be forgotten.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.flight.is_none() && self.parked.live() == 0 && !self.woken
+        self.waiting.is_empty()
+            && self.flight.is_none()
+            && self.again.is_none()
+            && self.parked.live() == 0
+            && !self.woken
     }
 
     /// Takes out of `waiting` what `leaves` says of.
@@ -222,7 +209,7 @@ impl Lane {
     /// Until when the next call is held for those who are about to ask; `None`: it is not.
     pub fn holds(&self, now: Instant) -> Option<Instant> {
         let gathered = self.waiting.len() + self.hopeful;
-        match self.flight.is_none() && gathered > 0 {
+        match self.flight.is_none() && self.again.is_none() && gathered > 0 {
             true => self.pace.holds(gathered, now),
             false => None,
         }
@@ -234,9 +221,12 @@ impl Lane {
     }
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.
-    pub fn next_call(&mut self, pops: &mut Pops) -> Option<(Call, Vec<(To, Instant)>)> {
+    pub fn next_call(&mut self, pops: &mut Pops) -> Option<(Call, Askers)> {
         if self.flight.is_some() {
             return None;
+        }
+        if self.again.is_some() {
+            return self.again.take();
         }
         // A parked pop of which Redis knows nothing would sleep beside a ready job.
         if self.parked.live() > 0 && !self.registered {

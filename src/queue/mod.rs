@@ -3,6 +3,7 @@
 //! - [`parse`]: a queue command → what it asks. [`operation`]: the words for that. [`id`]: how a job is named.
 //! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch, [`pace`]: and when.
 //!   [`waiting`]: pops that wait.
+//! - [`single`]: calls that stand for themselves. [`settings`]: what a queue goes by.
 //! - [`reply`]: what a command comes to, and how it is written.
 
 pub mod id;
@@ -12,4 +13,6 @@ pub mod pace;
 pub mod parse;
 pub mod queues;
 pub mod reply;
+pub mod settings;
+pub mod single;
 pub mod waiting;

@@ -124,6 +124,8 @@ pub struct JobOptions {
     pub backoff: Option<u64>,
     pub max_backoff: Option<u64>,
     pub lease: Option<u64>,
+    /// `META`: fields and values, in the order given.
+    pub meta: Vec<(Bytes, Bytes)>,
 }
 
 /// `QPUSH` (one payload) and `QMPUSH` (many, all or nothing).

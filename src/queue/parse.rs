@@ -8,10 +8,13 @@ use smallvec::SmallVec;
 
 use super::id::{LocalId, QueueMark};
 use super::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State};
+use super::settings::{Pause, Settings};
+use super::single::Single;
 use crate::command::Verb;
 use crate::resp::Request;
 use crate::resp::scanner::parse_integer;
 use crate::script::batch::MAX_ERROR;
+use crate::script::mend::Revive;
 
 /// The longest time that a command takes, in milliseconds: a hundred years. Dates stay exact in a sorted set's score.
 pub const MAX_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
@@ -19,6 +22,8 @@ pub const MAX_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 pub const MAX_RETRIES: u64 = 1_000_000;
 /// Jobs of one pop, and jobs shown by one look, at most.
 pub const MAX_COUNT: u64 = 1_000_000;
+/// Bytes of a job's META, fields and values: they are headers, and travel with each look at the job.
+const MAX_META: usize = 64 * 1024;
 /// What `QPEEK` shows unless told.
 const PEEK_COUNT: u64 = 10;
 
@@ -26,7 +31,7 @@ const PEEK_COUNT: u64 = 10;
 pub type Refusal = String;
 
 /// What one command asks of the queues.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Ask {
     /// `many`: the reply is an array (`QMPUSH`).
     Push {
@@ -40,31 +45,14 @@ pub enum Ask {
         queue: QueueName,
         operation: Operation,
     },
-    Len {
+    /// A name that stands for no job of this queue.
+    NoJob {
         queue: QueueName,
     },
-    Stats {
+    /// What is asked alone, not in a batch.
+    Single {
         queue: QueueName,
-    },
-    Peek {
-        queue: QueueName,
-        state: State,
-        count: u64,
-        offset: u64,
-    },
-    /// `None`: not a job of this queue.
-    Job {
-        queue: QueueName,
-        job: Option<LocalId>,
-    },
-    Delete {
-        queue: QueueName,
-        jobs: Vec<LocalId>,
-    },
-    /// `None`: whatever their state.
-    Purge {
-        queue: QueueName,
-        state: Option<State>,
+        single: Single,
     },
 }
 
@@ -75,12 +63,8 @@ impl Ask {
             Self::Pop(pop) => &pop.queues[0],
             Self::Push { queue, .. }
             | Self::Settle { queue, .. }
-            | Self::Len { queue }
-            | Self::Stats { queue }
-            | Self::Peek { queue, .. }
-            | Self::Job { queue, .. }
-            | Self::Delete { queue, .. }
-            | Self::Purge { queue, .. } => queue,
+            | Self::NoJob { queue }
+            | Self::Single { queue, .. } => queue,
         }
     }
 }
@@ -93,6 +77,8 @@ pub struct PopAsk {
     pub pop: Pop,
     /// `COUNT` was given: the reply is an array of jobs.
     pub many: bool,
+    /// `WITHMETA`.
+    pub with_meta: bool,
     pub block: Option<Block>,
 }
 
@@ -113,13 +99,26 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Ack => ack(&mut words),
         Verb::Nack => nack(&mut words),
         Verb::Extend => extend(&mut words),
-        Verb::Len => words.only_queue().map(|queue| Ask::Len { queue }),
-        Verb::Stats => words.only_queue().map(|queue| Ask::Stats { queue }),
+        Verb::Len => alone(&mut words, Single::Len),
+        Verb::Stats => alone(&mut words, Single::Stats),
         Verb::Peek => peek(&mut words),
         Verb::Job => job(&mut words),
         Verb::Delete => delete(&mut words),
         Verb::Purge => purge(&mut words),
+        Verb::Config => config(&mut words),
+        Verb::Pause => pause(&mut words),
+        Verb::Resume => alone(&mut words, Single::Configure(Settings::resuming())),
+        Verb::Redrive => redrive(&mut words),
+        Verb::Promote => promote(&mut words),
+        Verb::Drop => alone(&mut words, Single::Drop),
     }
+}
+
+/// A command that has no argument but its queue.
+fn alone(words: &mut Words, single: Single) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    words.nothing_more()?;
+    Ok(Ask::Single { queue, single })
 }
 
 fn push(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
@@ -158,6 +157,7 @@ fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
 fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
     let mut options = JobOptions::default();
     let mut seen = Seen::default();
+    let mut meta_bytes = 0;
     while let Some(option) = words.option() {
         match option.as_str() {
             "PRIORITY" => {
@@ -188,7 +188,17 @@ fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
             "BACKOFF" => options.backoff = Some(seen.ms(words, &option, 0)?),
             "MAXBACKOFF" => options.max_backoff = Some(seen.ms(words, &option, 0)?),
             "LEASE" => options.lease = Some(seen.ms(words, &option, 1)?),
-            "UNIQUE" | "FOR" | "GROUP" | "META" => return Err(not_yet(&option)),
+            "META" => {
+                let field = words.value(&option)?;
+                let value = words.value(&option)?;
+                meta_bytes += field.len() + value.len();
+                if meta_bytes > MAX_META {
+                    return Err(format!("ERR META of more than {MAX_META} bytes in all"));
+                }
+                let pair = (Bytes::copy_from_slice(field), Bytes::copy_from_slice(value));
+                options.meta.push(pair);
+            }
+            "UNIQUE" | "FOR" | "GROUP" => return Err(not_yet(&option)),
             _ => return Err(words.unknown(&option)),
         }
     }
@@ -220,7 +230,7 @@ fn pop_any(words: &mut Words) -> Result<Ask, Refusal> {
 }
 
 fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<Ask, Refusal> {
-    let (mut count, mut block, mut lease, mut noack) = (None, None, None, false);
+    let (mut count, mut block, mut lease, mut noack, mut with_meta) = (None, None, None, false, false);
     let mut seen = Seen::default();
     while let Some(option) = words.option() {
         match option.as_str() {
@@ -239,7 +249,11 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
                 seen.once(&option)?;
                 noack = true;
             }
-            "BOUND" | "WITHMETA" => return Err(not_yet(&option)),
+            "WITHMETA" => {
+                seen.once(&option)?;
+                with_meta = true;
+            }
+            "BOUND" => return Err(not_yet(&option)),
             _ => return Err(words.unknown(&option)),
         }
     }
@@ -255,6 +269,7 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
             waits: block.is_some(),
         },
         many: count.is_some(),
+        with_meta,
         block,
     }))
 }
@@ -323,30 +338,34 @@ fn peek(words: &mut Words) -> Result<Ask, Refusal> {
             _ => return Err(words.unknown(&option)),
         }
     }
-    Ok(Ask::Peek {
-        queue,
+    let seen = Vec::new();
+    let single = Single::Peek {
         state,
         count,
         offset,
-    })
+        seen,
+    };
+    Ok(Ask::Single { queue, single })
 }
 
 fn job(words: &mut Words) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let name = words.required()?;
     words.nothing_more()?;
-    let job = claim(&QueueMark::of(&queue), name).map(|claim| claim.job);
-    Ok(Ask::Job { queue, job })
+    Ok(match claim(&QueueMark::of(&queue), name) {
+        Some(claim) => Ask::Single {
+            queue,
+            single: Single::Job(claim.job),
+        },
+        None => Ask::NoJob { queue },
+    })
 }
 
 fn delete(words: &mut Words) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
-    let claims = words.claims(&queue, &[])?;
-    // A job named twice is removed once.
-    let mut jobs: Vec<_> = claims.iter().map(|claim| claim.job).collect();
-    jobs.sort_unstable();
-    jobs.dedup();
-    Ok(Ask::Delete { queue, jobs })
+    let jobs = words.jobs(&queue)?;
+    let single = Single::Delete { jobs, removed: 0 };
+    Ok(Ask::Single { queue, single })
 }
 
 fn purge(words: &mut Words) -> Result<Ask, Refusal> {
@@ -360,7 +379,74 @@ fn purge(words: &mut Words) -> Result<Ask, Refusal> {
             _ => return Err(words.unknown(&option)),
         }
     }
-    Ok(Ask::Purge { queue, state })
+    let single = Single::Purge { state, removed: 0 };
+    Ok(Ask::Single { queue, single })
+}
+
+fn config(words: &mut Words) -> Result<Ask, Refusal> {
+    let what = words.required()?;
+    let set = match what.to_ascii_uppercase().as_slice() {
+        b"GET" => false,
+        b"SET" => true,
+        _ => {
+            return Err(format!(
+                "ERR unknown subcommand '{}' of qconfig, it must be GET or SET",
+                shown(what)
+            ));
+        }
+    };
+    if !set {
+        return alone(words, Single::Settings);
+    }
+    let queue = words.queue()?;
+    let mut changes = Vec::new();
+    let mut seen = Seen::default();
+    // The first pair must be there.
+    while changes.is_empty() || words.left() > 0 {
+        let field = words.required()?;
+        seen.once(&shown(&field.to_ascii_lowercase()))?;
+        let value = words.value(&shown(field))?;
+        changes.push(Settings::change(field, value).map_err(|wrong| format!("ERR {wrong}"))?);
+    }
+    let single = Single::Configure(changes);
+    Ok(Ask::Single { queue, single })
+}
+
+fn pause(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let pause = match words.option().as_deref() {
+        None | Some("POP") => Pause { push: false, pop: true },
+        Some("PUSH") => Pause { push: true, pop: false },
+        Some("ALL") => Pause::ALL,
+        Some(option) => return Err(words.unknown(option)),
+    };
+    words.nothing_more()?;
+    let single = Single::Configure(Settings::pausing(pause));
+    Ok(Ask::Single { queue, single })
+}
+
+fn redrive(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let counted = words.left() > 0 && words.request.arg(words.next).eq_ignore_ascii_case(b"COUNT");
+    let whom = match (words.left(), counted) {
+        (0, _) => Revive::Dead(u64::MAX),
+        (_, true) => {
+            words.next();
+            let count = words.number("COUNT", 1, MAX_COUNT)?;
+            words.nothing_more()?;
+            Revive::Dead(count)
+        }
+        _ => Revive::DeadIds(words.jobs(&queue)?),
+    };
+    let single = Single::Revive { whom, revived: 0 };
+    Ok(Ask::Single { queue, single })
+}
+
+fn promote(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let whom = Revive::DelayedIds(words.jobs(&queue)?);
+    let single = Single::Revive { whom, revived: 0 };
+    Ok(Ask::Single { queue, single })
 }
 
 /// The arguments, read from left to right.
@@ -407,12 +493,6 @@ impl<'a> Words<'a> {
         })
     }
 
-    fn only_queue(&mut self) -> Result<QueueName, Refusal> {
-        let queue = self.queue()?;
-        self.nothing_more()?;
-        Ok(queue)
-    }
-
     fn nothing_more(&mut self) -> Result<(), Refusal> {
         match self.option() {
             None => Ok(()),
@@ -449,6 +529,14 @@ impl<'a> Words<'a> {
             claims.extend(claim(&mark, word));
         }
         Ok(claims)
+    }
+
+    /// All words that are left, as jobs, each once.
+    fn jobs(&mut self, queue: &QueueName) -> Result<Vec<LocalId>, Refusal> {
+        let mut jobs: Vec<_> = self.claims(queue, &[])?.iter().map(|claim| claim.job).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        Ok(jobs)
     }
 
     /// The next word as an option's name, in upper case.

@@ -13,19 +13,18 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::id::LocalId;
-use super::lane::{Call, Entry, Flight, Lane, LaneKey, Single, To, Work};
+use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, To, Work};
 use super::operation::{Operation, QueueName, Return};
 use super::parse::{Ask, Block, PopAsk};
 use super::reply::{Popped, Reply};
+use super::single::Single;
+use super::single::Step;
 use super::waiting::{Patience, PopRequest, Pops};
 use crate::asker::Asker;
 use crate::config::Config;
 use crate::script::batch::{self, Batch, BatchReply};
-use crate::script::look::{self, PEEKED};
-use crate::script::remove::{self, DELETED};
 use crate::script::wake::Wake;
-use crate::script::{CallError, Job, Outcome, Partition, Scripts, Settings, Standing};
+use crate::script::{CallError, Changed, Job, Outcome, Partition, Scripts, Settings, Standing};
 
 /// Lanes that nobody uses are looked for when there are more than so many.
 const IDLE_LANES: usize = 1024;
@@ -119,34 +118,9 @@ impl Queues {
                 }
                 (queue, Work::Operation(operation), To::Asker(asker))
             }
-            Ask::Len { queue } => (queue, Work::Single(Single::Len), To::Asker(asker)),
-            Ask::Stats { queue } => (queue, Work::Single(Single::Stats), To::Asker(asker)),
-            Ask::Peek {
-                queue,
-                state,
-                count,
-                offset,
-            } => {
-                let seen = Vec::new();
-                let single = Single::Peek {
-                    state,
-                    count,
-                    offset,
-                    seen,
-                };
-                (queue, Work::Single(single), To::Asker(asker))
-            }
-            Ask::Job { queue, job: Some(job) } => (queue, Work::Single(Single::Job(job)), To::Asker(asker)),
-            Ask::Job { job: None, .. } => return self.answer(asker, Reply::NoView),
-            Ask::Delete { jobs, .. } if jobs.is_empty() => return self.answer(asker, Reply::Integer(0)),
-            Ask::Delete { queue, jobs } => {
-                let single = Single::Delete { jobs, removed: 0 };
-                (queue, Work::Single(single), To::Asker(asker))
-            }
-            Ask::Purge { queue, state } => {
-                let single = Single::Purge { state, removed: 0 };
-                (queue, Work::Single(single), To::Asker(asker))
-            }
+            Ask::NoJob { .. } => return self.answer(asker, Reply::NoView),
+            Ask::Single { single, .. } if single.names_nothing() => return self.answer(asker, Reply::Integer(0)),
+            Ask::Single { queue, single } => (queue, Work::Single(single), To::Asker(asker)),
         };
         let lane = self.lane(&queue);
         self.lanes[lane as usize].push(Entry {
@@ -172,6 +146,7 @@ impl Queues {
                 at: 0,
                 pop: ask.pop,
                 many: ask.many,
+                with_meta: ask.with_meta,
                 patience,
                 since: now,
                 got: Vec::new(),
@@ -335,8 +310,14 @@ impl Queues {
         self.flights -= 1;
         let answered_before = self.answers.len();
         let took = now.saturating_duration_since(flight.sent);
+        if let Some(changed) = Changed::read(&reply) {
+            return match changed {
+                Ok(changed) => self.start_over(key, flight.call, flight.to, changed),
+                Err(error) => self.fail(&flight.to, &error.into()),
+            };
+        }
         let failed = match flight.call {
-            Call::Batch { operations, parked } => match batch::decode(&operations, reply) {
+            Call::Batch { operations, parked } => match batch::decode(&operations, &lane.settings, reply) {
                 Ok(reply) => {
                     self.settle_batch(key, &operations, flight.to, parked, reply, now);
                     None
@@ -427,6 +408,7 @@ impl Queues {
             mark: lane.mark,
             noack,
             many: false,
+            with_meta: false,
             jobs,
         };
         let To::Pop(asker) = to else {
@@ -459,6 +441,7 @@ impl Queues {
         }
         if let Some(request) = self.pops.remove(&asker) {
             popped.many = request.many;
+            popped.with_meta = request.with_meta;
             popped.jobs = request.got;
             self.answer(asker, Reply::Jobs(popped));
         }
@@ -503,6 +486,21 @@ impl Queues {
             Outcome::OutOfMemory => Reply::Error(Bytes::from_static(
                 b"OOM command not allowed when used memory > 'maxmemory'.",
             )),
+            Outcome::Full => {
+                let lane = &self.lanes[key as usize];
+                let line = format!(
+                    "QFULL queue '{}' holds as many jobs as its max_len, {}, allows",
+                    lane.queue, lane.settings.max_len
+                );
+                Reply::Error(line.into())
+            }
+            Outcome::Paused => {
+                let line = format!(
+                    "QPAUSED pushing to queue '{}' is paused",
+                    self.lanes[key as usize].queue
+                );
+                Reply::Error(line.into())
+            }
             Outcome::Acked(count) => {
                 self.tally.acked += u64::from(count);
                 Reply::Integer(count.into())
@@ -529,83 +527,21 @@ impl Queues {
         now: Instant,
     ) -> Result<(), CallError> {
         let lane = &self.lanes[key as usize];
-        let (mark, settings) = (lane.mark, lane.settings.clone());
-        let (standing, step) = match single {
-            Single::Len | Single::Stats => {
-                let (standing, stats) = look::stats_reply(reply)?;
-                let answer = match &single {
-                    Single::Len => Reply::Integer(stats.ready() as i64),
-                    _ => Reply::Stats(Box::new(stats)),
-                };
-                (standing, if standing.more { Err(single) } else { Ok(answer) })
-            }
-            Single::Job(job) => {
-                let (standing, view) = look::job_reply(reply)?;
-                let answer = view.map_or(Reply::NoView, |view| Reply::View(mark, settings, Box::new(view)));
-                (
-                    standing,
-                    if standing.more {
-                        Err(Single::Job(job))
-                    } else {
-                        Ok(answer)
-                    },
-                )
-            }
-            Single::Peek {
-                state,
-                count,
-                offset,
-                mut seen,
-            } => {
-                let (standing, views) = look::peek_reply(reply, state)?;
-                let found = views.len() as u64;
-                let asked = count.min(PEEKED);
-                if !standing.more {
-                    seen.extend(views);
-                }
-                let next = match standing.more {
-                    true => Some((count, offset)),
-                    false => (found == asked && count > asked).then_some((count - asked, offset + asked)),
-                };
-                let step = match next {
-                    None => Ok(Reply::Views(mark, settings, seen)),
-                    Some((count, offset)) => Err(Single::Peek {
-                        state,
-                        count,
-                        offset,
-                        seen,
-                    }),
-                };
-                (standing, step)
-            }
-            Single::Delete { mut jobs, removed } => {
-                let (standing, now_removed) = remove::deleted(reply)?;
-                let removed = removed + now_removed;
-                jobs.drain(..jobs.len().min(DELETED));
-                let step = match jobs.is_empty() {
-                    true => Ok(Reply::Integer(removed as i64)),
-                    false => Err(Single::Delete { jobs, removed }),
-                };
-                (standing, step)
-            }
-            Single::Purge { state, removed } => {
-                let (standing, purged) = remove::purged(reply)?;
-                let removed = removed + purged.removed;
-                let step = match purged.more {
-                    false => Ok(Reply::Integer(removed as i64)),
-                    true => Err(Single::Purge { state, removed }),
-                };
-                (standing, step)
-            }
-        };
+        let (standing, step) = single.read(reply, lane.mark, &lane.settings)?;
+        let soonest = lane.due.filter(|due| *due > now);
         self.stand(key, standing, now);
+        let lane = &mut self.lanes[key as usize];
+        // What a batch knew of the limits, this call did not ask.
+        lane.due = [soonest, lane.due].into_iter().flatten().min();
+        lane.hopeful = lane.hopeful.max(lane.parked.live().min(standing.ready as usize));
+        self.expect_due(key);
         match step {
-            Ok(reply) => {
+            Step::Done(reply) => {
                 if let To::Asker(asker) = to {
                     self.answer(asker, reply);
                 }
             }
-            Err(single) => self.lanes[key as usize].push_front(Entry {
+            Step::Again(single) => self.lanes[key as usize].push_front(Entry {
                 work: Work::Single(single),
                 to,
                 since,
@@ -613,6 +549,15 @@ impl Queues {
             }),
         }
         Ok(())
+    }
+
+    /// The settings of a queue are others than the call said, so it was not done: it is made again with these.
+    fn start_over(&mut self, key: LaneKey, call: Call, to: Askers, changed: Changed) {
+        let lane = &mut self.lanes[key as usize];
+        let defaults = self.config.queue(lane.queue.as_bytes());
+        lane.settings = Settings::with_overrides(defaults, changed.version, &changed.overrides);
+        lane.again = Some((call, to));
+        self.list(key);
     }
 
     /// How a queue stands after a call.
@@ -742,6 +687,11 @@ impl Queues {
                 refused.extend(gone.into_iter().map(|entry| (entry.to, line.clone())));
                 left.push(key as LaneKey);
             }
+            for (to, since) in lane.again.iter_mut().flat_map(|(_, to)| to) {
+                if late(to, *since) {
+                    refused.push((std::mem::replace(to, To::Nobody), line.clone()));
+                }
+            }
             let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
             for (to, since) in flight {
                 if late(to, *since) {
@@ -860,18 +810,7 @@ fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f6
             };
             batch::encode(scripts, partition, settings, &batch)
         }
-        Call::Single(single) => match single {
-            Single::Len | Single::Stats => look::stats(scripts, partition, settings),
-            Single::Peek {
-                state, count, offset, ..
-            } => look::peek(scripts, partition, settings, *state, *count, *offset),
-            Single::Job(job) => look::job(scripts, partition, settings, *job),
-            Single::Delete { jobs, .. } => {
-                let jobs: &[LocalId] = &jobs[..jobs.len().min(DELETED)];
-                remove::delete(scripts, partition, settings, sequence, jobs)
-            }
-            Single::Purge { state, .. } => remove::purge(scripts, partition, settings, sequence, *state),
-        },
+        Call::Single(single) => single.encode(scripts, partition, settings, sequence),
     }
 }
 

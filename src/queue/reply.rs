@@ -4,9 +4,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::id::{LocalId, QueueMark};
 use super::operation::{QueueName, Return, State};
+use super::settings::{Pause, Settings};
 use crate::resp::ReplyWriter;
+use crate::script::Job;
 use crate::script::look::{JobView, Stats};
-use crate::script::{Job, Settings};
 
 /// Every queue has one partition for now.
 pub const PARTITION: u16 = 0;
@@ -23,9 +24,12 @@ pub enum Reply {
     /// A pop that found nothing in the time it had.
     NoJob,
     Integer(i64),
-    Stats(Box<Stats>),
-    Views(QueueMark, Settings, Vec<JobView>),
-    View(QueueMark, Settings, Box<JobView>),
+    Stats(Box<Stats>, Pause),
+    Views(QueueMark, Box<Settings>, Vec<JobView>),
+    View(QueueMark, Box<(Settings, JobView)>),
+    /// `QCONFIG GET`.
+    Settings(Box<Settings>),
+    Ok,
     NoView,
     /// A whole error line, without its `-`.
     Error(Bytes),
@@ -39,6 +43,8 @@ pub struct Popped {
     pub noack: bool,
     /// `COUNT` was given: an array of jobs comes back.
     pub many: bool,
+    /// `WITHMETA`.
+    pub with_meta: bool,
     pub jobs: Vec<Job>,
 }
 
@@ -64,11 +70,14 @@ impl Popped {
         for job in &self.jobs {
             receipt.clear();
             self.mark.write_receipt(job.id, PARTITION, job.delivery, &mut receipt);
-            out.array(4);
+            out.array(if self.with_meta { 5 } else { 4 });
             out.bulk(self.queue.as_bytes());
             out.bulk(&receipt);
             out.bulk(&job.payload);
             out.integer(i64::from(job.delivery));
+            if self.with_meta {
+                write_meta(&job.meta(), out);
+            }
         }
     }
 }
@@ -84,12 +93,21 @@ impl Reply {
             Self::Jobs(popped) => popped.write(out),
             Self::NoJob | Self::NoView => out.null_array(),
             Self::Integer(value) => out.integer(*value),
-            Self::Stats(stats) => write_stats(stats, out),
+            Self::Stats(stats, pause) => write_stats(stats, *pause, out),
             Self::Views(mark, settings, views) => {
                 out.array(views.len());
                 views.iter().for_each(|view| write_view(*mark, settings, view, out));
             }
-            Self::View(mark, settings, view) => write_view(*mark, settings, view, out),
+            Self::View(mark, view) => write_view(*mark, &view.0, &view.1, out),
+            Self::Settings(settings) => {
+                let shown: Vec<_> = settings.shown().collect();
+                out.map(shown.len());
+                for (name, value) in shown {
+                    out.bulk(name.as_bytes());
+                    out.bulk(value.as_bytes());
+                }
+            }
+            Self::Ok => out.simple("OK"),
             Self::Error(text) => out.error(text),
         }
     }
@@ -101,7 +119,7 @@ fn write_id(mark: QueueMark, job: LocalId, out: &mut ReplyWriter) {
     out.bulk(&id);
 }
 
-fn write_stats(stats: &Stats, out: &mut ReplyWriter) {
+fn write_stats(stats: &Stats, pause: Pause, out: &mut ReplyWriter) {
     let numbers = [
         ("ready", stats.ready()),
         ("urgent", stats.urgent),
@@ -126,7 +144,7 @@ fn write_stats(stats: &Stats, out: &mut ReplyWriter) {
         out.integer(value as i64);
     }
     out.bulk(b"paused");
-    out.bulk(b"none");
+    out.bulk(pause.name().as_bytes());
 }
 
 fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut ReplyWriter) {
@@ -170,5 +188,16 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
     out.bulk(b"payload");
     out.bulk(&view.payload);
     out.bulk(b"meta");
-    out.null();
+    match record.meta.is_empty() {
+        true => out.null(),
+        false => write_meta(&record.meta, out),
+    }
+}
+
+fn write_meta(meta: &[(Bytes, Bytes)], out: &mut ReplyWriter) {
+    out.map(meta.len());
+    for (field, value) in meta {
+        out.bulk(field);
+        out.bulk(value);
+    }
 }

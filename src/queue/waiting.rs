@@ -33,6 +33,8 @@ pub struct PopRequest {
     pub pop: Pop,
     /// The reply is an array of jobs.
     pub many: bool,
+    /// Each job comes with its META.
+    pub with_meta: bool,
     pub patience: Patience,
     pub since: Instant,
     /// What a pop of many jobs has got so far: a large `COUNT` takes several calls.
@@ -251,6 +253,7 @@ mod tests {
             at: 0,
             pop,
             many: false,
+            with_meta: false,
             patience,
             since: Instant::now(),
             got: Vec::new(),

@@ -2,7 +2,9 @@
 -- Workers come first, so that a receipt is good until somebody brought its job back; pushes come after the upkeep,
 -- because what was due before them goes before them.
 --
--- ARGV after the prelude's: how many jobs are pushed; how many the pops ask for; how many the pops before the last one
+-- ARGV after the prelude's: how many jobs are pushed, and if the queue is bounded, a space and its bound; how many the pops
+-- ask for, and if they are limited, a space and the limits: paused (1 or 0), leased at once, jobs of the rate, per so many
+-- ms (each 0: no bound); how many the pops before the last one
 -- that would wait ask for: if no more than these are popped, the worker waits (empty: nobody of its would wait); then
 -- words, each with what belongs to it:
 --   a n name×n                         QACK
@@ -17,12 +19,51 @@
 -- the first four as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
 -- is current.
 --
--- Returns now, next due or false, ready, more, what the pushes came to (the stamp their ids begin with, or OOM: refused),
+-- Returns now, next due or false, ready (as far as the limits let them be popped), more, what the pushes came to (the stamp
+-- their ids begin with, behind it a colon and the numbers of the runs that the bound refused; or OOM: refused),
 -- the places of the names that did not count (1 is the first name of the call), then for the jobs popped: ids, payloads,
 -- and their meta records if there are any.
 
 local pushing, wanted, waits_from = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local at, last = 7, #ARGV
+
+-- Limits: `room` says how many jobs may be popped now, when the rate allows the next one if it allows none, and what its
+-- bucket holds. `as_limited` is how the queue stands for those who pop.
+local room, as_limited
+if not wanted then
+  local paused, leased_at_once, rate, per
+  wanted, paused, leased_at_once, rate, per = ARGV[5]:match('^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  wanted, leased_at_once, rate, per = tonumber(wanted), tonumber(leased_at_once), tonumber(rate), tonumber(per)
+
+  function room()
+    local left, again, tokens = math.huge, nil, nil
+    if leased_at_once > 0 then
+      left = leased_at_once - call('ZCARD', leases)
+    end
+    if rate > 0 then
+      local full = math.max(1, rate * 1000 / per) -- one second's worth
+      local held = call('HMGET', stats, 'tokens', 'filled')
+      local gained = (now - (tonumber(held[2]) or now)) * rate / per
+      tokens = min(full, (tonumber(held[1]) or full) + gained)
+      again = tokens < 1 and now + math.ceil((1 - tokens) * per / rate) or nil
+      left = min(left, floor(tokens))
+    end
+    return paused == '1' and 0 or math.max(left, 0), again, tokens
+  end
+
+  function as_limited(t, due, ready, left)
+    local most, again = room()
+    if again and ready > 0 and paused == '0' then
+      due = min(due or again, again)
+    end
+    return t, due, min(ready, most), left
+  end
+end
+local bound
+if not pushing then
+  pushing, bound = ARGV[4]:match('^(%d+) (%d+)$')
+  pushing, bound = tonumber(pushing), tonumber(bound)
+end
 
 -- A repeat: the same answer. A job that is no longer leased by this very delivery is left out.
 if before then
@@ -40,6 +81,9 @@ if before then
     end
   end
   local t, due, ready, left = standing()
+  if room then
+    t, due, ready, left = as_limited(t, due, ready, left)
+  end
   return {t, due, ready, left, pushed, places, ids, payloads, records}
 end
 
@@ -239,13 +283,21 @@ end
 local heard = at > 7 -- something of them
 
 -- Pushes, a run of one kind at a time: the same priority and options, so the same record of them. The ids are written
--- over the suffixes, so that ARGV is what HSET takes.
+-- over the suffixes, so that ARGV is what HSET takes. Where the queue is bounded each request is a run of its own.
+local run, free, refused = 0, bound, {}
+if bound then
+  free = bound - ready_in('n') - ready_in('u') - ready_in('h') - ready_in('l') - call('ZCARD', delayed)
+end
 while ARGV[at] == 'p' do
   local n, letter, start = tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
   local ttl, options = ARGV[at + 4], ARGV[at + 5]
   local first, end_ = at + 6, at + 5 + 2 * n
-  at = end_ + 1
-  if pushing > 0 then
+  at, run = end_ + 1, run + 1
+  if free and n > free then
+    refused[#refused + 1] = run
+    changes.pushed = (changes.pushed or 0) - n
+  elseif pushing > 0 then
+    free = free and free - n
     local ids = {}
     for i = first, end_, 2 do
       local id = pushed .. ARGV[i]
@@ -285,10 +337,19 @@ while ARGV[at] == 'p' do
   end
 end
 
+if #refused > 0 and pushed ~= 'OOM' then
+  pushed = pushed .. ':' .. table.concat(refused, ',')
+end
+
 -- Taking jobs from the heads of the lists, strictly by priority. Tombstones are passed over, a bounded number.
 local TOMBSTONES = 500
 local ids, payloads, records = {}, {}, false
 local got, passed = 0, 0
+local tokens
+if room then
+  local most, _, held = room()
+  wanted, tokens = min(wanted, most), held
+end
 for letter in (plain and 'n' or 'uhnl'):gmatch('.') do
   while got < wanted and passed < TOMBSTONES do
     local taken = call('LPOP', lists[letter], min(wanted - got, BITE))
@@ -308,6 +369,9 @@ for letter in (plain and 'n' or 'uhnl'):gmatch('.') do
   end
 end
 more = more or passed >= TOMBSTONES
+if tokens and got > 0 then
+  call('HSET', stats, 'tokens', ('%.6f'):format(tokens - got), 'filled', now)
+end
 
 if got > 0 and not plain then
   records = {}
@@ -367,6 +431,9 @@ if heard or got > 0 or pushing > 0 then
   call('SET', lane, sequence .. '\n' .. outcome, 'PX', KEPT)
 end
 local t, due, ready, left = standing()
+if room then
+  t, due, ready, left = as_limited(t, due, ready, left)
+end
 
 -- Waiting and waking. A worker stands in T:waiting exactly while it has clients that wait and nothing is ready; it comes
 -- there in the very call that found nothing, so that no push can slip between.
@@ -376,18 +443,15 @@ local t, due, ready, left = standing()
 -- Messages: the queue's name, "come"; the name, a space and ms, "something is due then".
 local waits = waits_from and got <= waits_from and ready == 0 and not more
 if waits or not nobody_waits then
-  local CALLS = 16
+  --@include wake
   local worker, channel, queue = ARGV[1]:match('^(%S+) (%S+) (%S+)$')
   call('HDEL', stats, '') -- a first write that takes no memory
 
   if not waits then
     call('ZREM', waiting, worker)
   end
-  for _ = 1, (ready > 0 or more) and CALLS or 0 do
-    local longest = call('ZPOPMIN', waiting)[1]
-    if not longest or call('PUBLISH', channel .. longest, queue) > 0 then
-      break
-    end
+  if ready > 0 or more then
+    wake_one()
   end
   if due and due < (tonumber(known[6]) or math.huge) and call('EXISTS', waiting) == 1 then
     for _, other in ipairs(call('ZRANGE', waiting, 0, -1)) do

@@ -8,9 +8,11 @@ use super::call::Call;
 use super::keys::millis;
 use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
+use crate::config::Rate;
 use crate::queue::id::{LocalId, put_base36};
 use crate::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
 use crate::resp::reader::{BadReply, Reader};
+use crate::resp::scanner::parse_integer;
 
 /// What of a QNACK's text is kept.
 pub const MAX_ERROR: usize = 1024;
@@ -38,12 +40,24 @@ pub struct Job {
     pub record: Option<Bytes>,
 }
 
+impl Job {
+    /// Its META, empty if it has none.
+    pub fn meta(&self) -> Vec<(Bytes, Bytes)> {
+        // It was decoded before, for the delivery.
+        Record::decode_or_default(self.record.as_ref()).unwrap_or_default().meta
+    }
+}
+
 /// What an operation came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Pushed(Vec<LocalId>),
     /// Redis is out of memory; nothing was stored.
     OutOfMemory,
+    /// The queue holds as many jobs as it may; nothing was stored.
+    Full,
+    /// Pushing is paused; nothing was stored.
+    Paused,
     Acked(u32),
     Nacked(u32),
     Extended(u32),
@@ -62,11 +76,13 @@ pub struct BatchReply {
 pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {
     let mut call = Call::new(&scripts.batch, partition, settings, batch.sequence);
     let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
-    call.number(pushed_jobs(batch.operations) as u64);
-    call.number(pops.iter().map(|pop| u64::from(pop.count)).sum());
+    write_pushing(&mut call, settings, batch.operations);
+    write_wanted(&mut call, settings, pops.iter().map(|pop| u64::from(pop.count)).sum());
     call.number_or_empty(waits_from(batch, &pops));
     write_claims(&mut call, batch);
-    write_pushes(&mut call, batch.operations);
+    if !settings.pause.push {
+        write_pushes(&mut call, settings, batch.operations);
+    }
     for run in pops.chunk_by(|a, b| (a.lease, a.noack) == (b.lease, b.noack)) {
         call.word(b"o");
         call.number(run.iter().map(|pop| u64::from(pop.count)).sum());
@@ -75,6 +91,32 @@ pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, bat
         call.number(run[0].noack.into());
     }
     call.finish()
+}
+
+fn write_pushing(call: &mut Call, settings: &Settings, operations: &[Operation]) {
+    let jobs = match settings.pause.push {
+        true => 0,
+        false => pushed_jobs(operations),
+    };
+    match settings.max_len {
+        0 => call.number(jobs as u64),
+        bound => call.word(format!("{jobs} {bound}").as_bytes()),
+    }
+}
+
+fn write_wanted(call: &mut Call, settings: &Settings, wanted: u64) {
+    let Settings {
+        pause,
+        concurrency,
+        rate: Rate(rate),
+        ..
+    } = settings;
+    if !pause.pop && *concurrency == 0 && rate.is_none() {
+        return call.number(wanted);
+    }
+    let paused = u8::from(pause.pop);
+    let (jobs, per) = rate.map_or((0, 1), |(jobs, per)| (jobs, millis(per)));
+    call.word(format!("{wanted} {paused} {concurrency} {jobs} {per}").as_bytes());
 }
 
 fn as_pop(operation: &Operation) -> Option<&Pop> {
@@ -197,49 +239,60 @@ fn name(Claim { job, delivery }: Claim) -> Vec<u8> {
     name
 }
 
-/// Pushes of one priority keep their order; those next to each other with the same options are one run.
-fn write_pushes(call: &mut Call, operations: &[Operation]) {
-    let width = suffix_width(pushed_jobs(operations));
+/// Pushes that go as one: of one priority and with the same options.
+struct Run<'a> {
+    options: &'a JobOptions,
+    /// Each with the number of its first job among all that the call pushes.
+    pushes: Vec<(usize, &'a Push)>,
+}
+
+/// Pushes of one priority keep their order; those next to each other with the same options are one run. In a bounded queue
+/// each is a run of its own, as it may be refused alone.
+fn push_runs<'a>(settings: &Settings, operations: &'a [Operation]) -> Vec<Run<'a>> {
+    let mut runs: Vec<Run> = Vec::new();
     for priority in Priority::ALL {
-        let mut run: Vec<(usize, &Push)> = Vec::new();
         let mut number = 0;
         for push in operations.iter().filter_map(as_push) {
-            if push.options.priority == priority {
-                if run.last().is_some_and(|(_, last)| last.options != push.options) {
-                    write_push_run(call, &run, width);
-                    run.clear();
+            let options = &push.options;
+            if options.priority == priority {
+                match runs.last_mut() {
+                    Some(run) if settings.max_len == 0 && run.options == options => run.pushes.push((number, push)),
+                    _ => runs.push(Run {
+                        options,
+                        pushes: vec![(number, push)],
+                    }),
                 }
-                run.push((number, push));
             }
             number += push.payloads.len();
         }
-        write_push_run(call, &run, width);
     }
+    runs
 }
 
-fn write_push_run(call: &mut Call, run: &[(usize, &Push)], width: usize) {
-    let Some((_, Push { options, .. })) = run.first() else {
-        return;
-    };
-    call.word(b"p");
-    call.number(run.iter().map(|(_, push)| push.payloads.len() as u64).sum());
-    call.word(&[options.priority.letter()]);
-    write_options(call, options);
-    for (number, push) in run {
-        for (i, payload) in push.payloads.iter().enumerate() {
-            call.word(&suffix(number + i, width, options.priority));
-            call.word(payload);
+fn write_pushes(call: &mut Call, settings: &Settings, operations: &[Operation]) {
+    let width = suffix_width(pushed_jobs(operations));
+    for Run { options, pushes } in push_runs(settings, operations) {
+        call.word(b"p");
+        call.number(pushes.iter().map(|(_, push)| push.payloads.len() as u64).sum());
+        call.word(&[options.priority.letter()]);
+        write_options(call, settings, options);
+        for (number, push) in pushes {
+            for (i, payload) in push.payloads.iter().enumerate() {
+                call.word(&suffix(number + i, width, options.priority));
+                call.word(payload);
+            }
         }
     }
 }
 
-fn write_options(call: &mut Call, options: &JobOptions) {
+fn write_options(call: &mut Call, settings: &Settings, options: &JobOptions) {
     match options.start {
         Start::Now => call.word(b""),
         Start::After(ms) => call.word(format!("+{ms}").as_bytes()),
         Start::At(ms) => call.word(format!("={ms}").as_bytes()),
     }
-    call.number_or_empty(options.ttl);
+    let default = (!settings.ttl.is_zero()).then(|| millis(settings.ttl));
+    call.number_or_empty(options.ttl.or(default));
     call.word(&encode_options(options));
 }
 
@@ -260,11 +313,19 @@ fn suffix(number: usize, width: usize, priority: Priority) -> Vec<u8> {
     suffix
 }
 
-/// `operations` are those that the call carried.
-pub fn decode(operations: &[Operation], reply: Bytes) -> Result<BatchReply, CallError> {
+/// `operations` are those that the call carried, `settings` those that it was made with.
+pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Result<BatchReply, CallError> {
     let (standing, mut reader, _) = open(reply)?;
+    let pushed = reader.bulk()?;
+    let mut parts = pushed.splitn(2, |byte| *byte == b':');
+    let stamp = pushed.slice_ref(parts.next().unwrap_or_default());
     let mut answer = Answer {
-        stamp: reader.bulk()?,
+        stamp,
+        paused: settings.pause.push,
+        full: match parts.next() {
+            Some(numbers) => refused(numbers, settings, operations),
+            None => Vec::new(),
+        },
         width: suffix_width(pushed_jobs(operations)),
         pushed: 0,
         missed: places(&mut reader)?,
@@ -276,9 +337,23 @@ pub fn decode(operations: &[Operation], reply: Bytes) -> Result<BatchReply, Call
     Ok(BatchReply { standing, outcomes })
 }
 
+/// The first jobs' numbers of the pushes that the bound refused. `numbers`: of their runs, from 1.
+fn refused(numbers: &[u8], settings: &Settings, operations: &[Operation]) -> Vec<usize> {
+    let runs = push_runs(settings, operations);
+    let run = |number: &[u8]| {
+        let number = usize::try_from(parse_integer(number)?).ok()?;
+        Some(runs.get(number.checked_sub(1)?)?.pushes.first()?.0)
+    };
+    numbers.split(|byte| *byte == b',').filter_map(run).collect()
+}
+
 /// A reply being dealt out to the operations.
 struct Answer {
     stamp: Bytes,
+    /// No push was even tried.
+    paused: bool,
+    /// The first jobs' numbers of refused pushes.
+    full: Vec<usize>,
     width: usize,
     pushed: usize,
     /// In ascending order.
@@ -290,7 +365,12 @@ struct Answer {
 impl Answer {
     fn outcome(&mut self, operation: &Operation) -> Result<Outcome, BadReply> {
         Ok(match operation {
+            Operation::Push(_) if self.paused => Outcome::Paused,
             Operation::Push(_) if self.stamp.as_ref() == b"OOM" => Outcome::OutOfMemory,
+            Operation::Push(push) if self.full.contains(&self.pushed) => {
+                self.pushed += push.payloads.len();
+                Outcome::Full
+            }
             Operation::Push(push) => Outcome::Pushed(self.ids(push)?),
             Operation::Ack(claims) => Outcome::Acked(self.counted(claims.len())),
             Operation::Nack(nack) => Outcome::Nacked(self.counted(nack.claims.len())),

@@ -4,7 +4,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::Script;
-use super::keys::{FIXED, KEYS, Partition, Settings, put_bulk, put_header, put_number};
+use super::keys::{FIXED, KEYS, Partition, put_bulk, put_header, put_number, write_settings};
+use crate::queue::settings::Settings;
 
 /// A call being written.
 pub struct Call {
@@ -25,7 +26,7 @@ impl Call {
         put_number(KEYS as u64, &mut out);
         out.put_slice(&partition.rendered);
         put_number(sequence, &mut out);
-        settings.write(&mut out);
+        write_settings(settings, &mut out);
         Self {
             out,
             arguments: 3 + KEYS + FIXED,

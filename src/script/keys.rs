@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::config::QueueSettings;
 use crate::queue::operation::QueueName;
+use crate::queue::settings::Settings;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 13;
+pub const KEYS: usize = 14;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -23,6 +23,7 @@ const NAMES: [&str; KEYS - 1] = [
     "expiry",
     "stats",
     "waiting",
+    "settings",
 ];
 
 /// Words that every call begins with: who calls, sequence, settings.
@@ -59,59 +60,19 @@ pub fn wake_channel(prefix: &str, worker: &str) -> String {
     format!("{prefix}:wake:{worker}")
 }
 
-/// What the scripts have to know of a queue's settings. 0 lapses, dead letters or time: no bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    pub lease: Duration,
-    pub retries: u32,
-    pub backoff: Duration,
-    pub max_backoff: Duration,
-    pub max_lapses: u32,
-    pub dead_max_len: u64,
-    pub dead_ttl: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(30),
-            retries: 20,
-            backoff: Duration::from_secs(1),
-            max_backoff: Duration::from_secs(3600),
-            max_lapses: 0,
-            dead_max_len: 100_000,
-            dead_ttl: Duration::from_secs(30 * 24 * 3600),
-        }
-    }
-}
-
-impl From<QueueSettings> for Settings {
-    fn from(settings: QueueSettings) -> Self {
-        Self {
-            lease: settings.lease,
-            retries: settings.retries,
-            backoff: settings.backoff,
-            max_backoff: settings.max_backoff,
-            max_lapses: settings.max_lapses,
-            dead_max_len: settings.dead_max_len,
-            dead_ttl: settings.dead_ttl,
-        }
-    }
-}
-
-impl Settings {
-    pub(super) fn write(&self, out: &mut BytesMut) {
-        let Self {
-            retries,
-            max_lapses,
-            dead_max_len,
-            ..
-        } = self;
-        let (lease, dead_ttl) = (millis(self.lease), millis(self.dead_ttl));
-        let (backoff, max_backoff) = (millis(self.backoff), millis(self.max_backoff));
-        let word = format!("{lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl}");
-        put_bulk(word.as_bytes(), out);
-    }
+/// What every script has to know of the settings, as one word; their version first.
+pub(super) fn write_settings(settings: &Settings, out: &mut BytesMut) {
+    let Settings {
+        retries,
+        max_lapses,
+        dead_max_len,
+        ..
+    } = settings;
+    let (lease, dead_ttl) = (millis(settings.lease), millis(settings.dead_ttl));
+    let (backoff, max_backoff) = (millis(settings.backoff), millis(settings.max_backoff));
+    let version = String::from_utf8_lossy(&settings.version);
+    let word = format!("{version} {lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl}");
+    put_bulk(word.as_bytes(), out);
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

@@ -3,9 +3,10 @@
 //! is the lanes' business, and nothing here talks to Redis.
 //!
 //! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
-//!   `upkeep.lua` stands in each of them: bringing back what is due.
+//!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling who waits.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
-//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`) and [`remove`] (`delete.lua`, `purge.lua`).
+//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`), [`remove`] (`delete.lua`, `purge.lua`) and [`mend`] (`configure.lua`,
+//!   `revive.lua`, `drop.lua`).
 //! - [`record`]: what is remembered of a job.
 //! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
 
@@ -13,6 +14,7 @@ pub mod batch;
 pub mod call;
 pub mod keys;
 pub mod look;
+pub mod mend;
 pub mod record;
 pub mod remove;
 pub mod wake;
@@ -22,8 +24,9 @@ use thiserror::Error;
 
 use crate::resp::reader::{BadReply, Element, Reader};
 
+pub use crate::queue::settings::Settings;
 pub use batch::{Batch, BatchReply, Job, Outcome};
-pub use keys::{Partition, Settings};
+pub use keys::Partition;
 pub use record::Record;
 
 /// One script, ready to be loaded and called.
@@ -44,11 +47,16 @@ pub struct Scripts {
     pub job: Script,
     pub delete: Script,
     pub purge: Script,
+    pub configure: Script,
+    pub revive: Script,
+    pub drop: Script,
 }
 
 const PRELUDE: &str = include_str!("prelude.lua");
 const UPKEEP: &str = include_str!("upkeep.lua");
+const WAKE: &str = include_str!("wake.lua");
 const INCLUDE_UPKEEP: &str = "--@include upkeep";
+const INCLUDE_WAKE: &str = "--@include wake";
 const CLOCK: &str = "call('TIME')";
 
 impl Scripts {
@@ -63,7 +71,10 @@ impl Scripts {
 
     fn with_prelude(prelude: &str) -> Self {
         let script = |name, body: &str| {
-            let source = format!("{prelude}\n{}", body.replace(INCLUDE_UPKEEP, UPKEEP));
+            let source = format!(
+                "{prelude}\n{}",
+                body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE)
+            );
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };
@@ -74,10 +85,13 @@ impl Scripts {
             job: script("job", include_str!("job.lua")),
             delete: script("delete", include_str!("delete.lua")),
             purge: script("purge", include_str!("purge.lua")),
+            configure: script("configure", include_str!("configure.lua")),
+            revive: script("revive", include_str!("revive.lua")),
+            drop: script("drop", include_str!("drop.lua")),
         }
     }
 
-    pub fn all(&self) -> [&Script; 6] {
+    pub fn all(&self) -> [&Script; 9] {
         [
             &self.batch,
             &self.stats,
@@ -85,6 +99,9 @@ impl Scripts {
             &self.job,
             &self.delete,
             &self.purge,
+            &self.configure,
+            &self.revive,
+            &self.drop,
         ]
     }
 }
@@ -140,6 +157,33 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
         reader,
         len,
     ))
+}
+
+/// The overrides of a queue's settings, which a call did not know of: nothing of it was done.
+#[derive(Debug)]
+pub struct Changed {
+    pub version: Bytes,
+    pub overrides: Vec<(Bytes, Bytes)>,
+}
+
+impl Changed {
+    /// `None`: the reply is another.
+    pub fn read(reply: &Bytes) -> Option<Result<Self, BadReply>> {
+        reply
+            .starts_with(b"*3\r\n$8\r\nSETTINGS\r\n")
+            .then(|| Self::read_all(reply.clone()))
+    }
+
+    fn read_all(reply: Bytes) -> Result<Self, BadReply> {
+        let mut reader = Reader::new(reply);
+        reader.array()?;
+        reader.bulk()?;
+        let version = reader.bulk()?;
+        let len = reader.array()?;
+        let overrides = (0..len / 2).map(|_| Ok((reader.bulk()?, reader.bulk()?)));
+        let overrides = overrides.collect::<Result<_, BadReply>>()?;
+        Ok(Self { version, overrides })
+    }
 }
 
 fn unsigned(value: i64) -> Result<u64, BadReply> {

@@ -6,23 +6,25 @@
 --   T:jobs    hash  id → payload, byte for byte. A job exists as long as it stands here, and no longer.
 --   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
 --                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
---                   l lease, e error). A plain waiting job has none.
+--                   l lease, e error, h its META: field, value, field …). A plain waiting job has none.
 --   T:ready:urgent, :high, :normal, :low   lists of ids, the head is served first
 --   T:delayed zset  id, due ms
 --   T:leases  zset  lease name, end ms. The name is the id on its first delivery, id.n on its n-th: a receipt of an
 --                   earlier delivery names no member, and so can do nothing to the job.
 --   T:dead    zset  id, ms of its death
 --   T:expiry  zset  id, ms: the ready and delayed jobs that have a TTL
---   T:stats   hash  stamp: the last one given out; due: what the waiting workers were told; counters; and for each
---                   priority the number of tombstones, ids in its list whose job was deleted or has expired
+--   T:stats   hash  stamp: the last one given out; due: what the waiting workers were told; cfg: the version of
+--                   T:settings; tokens, filled: what the rate's bucket held, and when; counters; and for each priority
+--                   the number of tombstones, ids in its list whose job was deleted or has expired
 --   T:waiting zset  worker, ms since when it waits for a job
+--   T:settings hash what QCONFIG SET changed of the queue's settings, and whether it is paused
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list.
 --
 -- ARGV: who calls (worker, prefix of the wake channels, queue: words with a space between), sequence, the queue's
--- settings (seven numbers likewise: lease, retries, backoff, longest backoff, lapses allowed, dead letters kept, for how
--- long); from the fourth on what the script itself asks for.
+-- settings (words likewise: their version, empty if nothing was changed, then lease, retries, backoff, longest backoff,
+-- lapses allowed, dead letters kept, for how long); from the fourth on what the script itself asks for.
 -- All times are ms. 0 lapses, dead letters or time: no bound.
 --
 -- An id is ten digits of base 36 (Redis's clock in µs, later than any before), some more that count within one call,
@@ -30,7 +32,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, lane = unpack(KEYS)
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, lane = unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}
 
@@ -41,7 +43,7 @@ local time = call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now = floor(now_us / 1000)
 
-local known = call('HMGET', stats, 'u', 'h', 'n', 'l', 'stamp', 'due', 'pushed')
+local known = call('HMGET', stats, 'u', 'h', 'n', 'l', 'stamp', 'due', 'pushed', 'cfg')
 local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber(known[3]), l = tonumber(known[4])}
 local changes = {} -- of counters and tombstones, by how much
 
@@ -62,6 +64,12 @@ if before then
     return redis.error_reply('STALE call ' .. sequence .. ' of a lane that is at ' .. last)
   end
   before = last == tonumber(sequence) and sub(before, at + 1)
+end
+
+-- A call with settings of another version does nothing: it brings back what they are now, and is made again.
+local version = known[8] or ''
+if not before and sub(ARGV[3], 1, #version + 1) ~= version .. ' ' then
+  return {'SETTINGS', version, call('HGETALL', overrides)}
 end
 
 local function ready_in(letter)

@@ -2,7 +2,8 @@
 //! The letters are explained in `prelude.lua`. A plain job that waits for its first delivery has none.
 
 use bytes::Bytes;
-use rmpv::{Value, ValueRef};
+use rmp::encode::{self, ValueWriteError};
+use rmpv::ValueRef;
 
 use crate::queue::operation::JobOptions;
 use crate::resp::reader::BadReply;
@@ -21,6 +22,8 @@ pub struct Record {
     pub lease: Option<u64>,
     /// What the worker said of the last failure that it explained.
     pub error: Option<Bytes>,
+    /// Fields and values, as the push gave them.
+    pub meta: Vec<(Bytes, Bytes)>,
 }
 
 impl Record {
@@ -53,10 +56,8 @@ impl Record {
                 b"b" => record.backoff = Some(number.ok_or(BAD)?),
                 b"m" => record.max_backoff = Some(number.ok_or(BAD)?),
                 b"l" => record.lease = Some(number.ok_or(BAD)?),
-                b"e" => match value {
-                    ValueRef::String(text) => record.error = Some(Bytes::copy_from_slice(text.as_bytes())),
-                    _ => return Err(BAD),
-                },
+                b"e" => record.error = Some(text(&value).ok_or(BAD)?),
+                b"h" => record.meta = pairs(&value).ok_or(BAD)?,
                 _ => {} // a later version's
             }
         }
@@ -69,22 +70,61 @@ impl Record {
     }
 }
 
+/// Redis packs its strings as text, whatever bytes are in them.
+fn text(value: &ValueRef) -> Option<Bytes> {
+    match value {
+        ValueRef::String(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
+        _ => None,
+    }
+}
+
+fn pairs(value: &ValueRef) -> Option<Vec<(Bytes, Bytes)>> {
+    let ValueRef::Array(words) = value else { return None };
+    words
+        .chunks(2)
+        .map(|pair| Some((text(&pair[0])?, text(pair.get(1)?)?)))
+        .collect()
+}
+
 /// The record that a push gives its jobs, but for what depends on Redis's clock; empty if there is nothing to remember.
 pub(super) fn encode_options(options: &JobOptions) -> Vec<u8> {
-    let fields = [
+    let numbers = [
         ("r", options.retries.map(u64::from)),
         ("b", options.backoff),
         ("m", options.max_backoff),
         ("l", options.lease),
     ];
-    let fields: Vec<_> = fields
-        .into_iter()
-        .filter_map(|(name, value)| Some((Value::from(name), Value::from(value?))))
-        .collect();
+    let given = numbers.iter().filter(|(_, number)| number.is_some()).count();
+    let fields = given + usize::from(!options.meta.is_empty());
     let mut packed = Vec::new();
-    if !fields.is_empty() {
+    if fields > 0 {
         // Writing to memory cannot fail.
-        let _ = rmpv::encode::write_value(&mut packed, &Value::Map(fields));
+        let _ = write_fields(&mut packed, fields, &numbers, &options.meta);
     }
     packed
+}
+
+fn write_fields(
+    packed: &mut Vec<u8>,
+    fields: usize,
+    numbers: &[(&str, Option<u64>)],
+    meta: &[(Bytes, Bytes)],
+) -> Result<(), ValueWriteError> {
+    encode::write_map_len(packed, fields as u32)?;
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            encode::write_str(packed, name)?;
+            encode::write_uint(packed, *number)?;
+        }
+    }
+    if !meta.is_empty() {
+        encode::write_str(packed, "h")?;
+        encode::write_array_len(packed, 2 * meta.len() as u32)?;
+        for word in meta.iter().flat_map(|(field, value)| [field, value]) {
+            // As text, whatever bytes it has: Redis's MessagePack knows no binary.
+            encode::write_str_len(packed, word.len() as u32)?;
+            packed.extend_from_slice(word);
+        }
+    }
+    Ok(())
 }

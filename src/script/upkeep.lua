@@ -4,7 +4,7 @@
 local insert, pack, unpacked = table.insert, cmsgpack.pack, cmsgpack.unpack
 
 local settings = {}
-for number in ARGV[3]:gmatch('%d+') do
+for number in sub(ARGV[3], #version + 2):gmatch('%d+') do
   insert(settings, tonumber(number))
 end
 local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age = unpack(settings)

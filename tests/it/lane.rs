@@ -9,8 +9,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use millrace::queue::id::LocalId;
 use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, QueueName, State};
+use millrace::queue::settings::Change;
 use millrace::resp::frame::{Frame, FrameScanner};
 use millrace::script::look::{self, JobView, Stats};
+use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
 use millrace::script::{
     Batch, BatchReply, CallError, Job, Outcome, Partition, Scripts, Settings, Standing, batch, call,
@@ -76,7 +78,7 @@ impl Bench {
 
 pub struct Lane {
     pub bench: Rc<Bench>,
-    settings: Settings,
+    pub settings: Settings,
     /// The next batch says that clients wait besides those of its pops.
     pub parked: bool,
     partition: Partition,
@@ -105,6 +107,11 @@ impl Lane {
         }
     }
 
+    /// Another worker's lane to the same queue.
+    pub fn on_the_same(lane: &Lane, worker: &str) -> Self {
+        Self::with_settings(&lane.bench, "orders", worker, lane.settings.clone())
+    }
+
     pub fn batch(&mut self, operations: &[Operation]) -> BatchReply {
         self.try_batch(operations).unwrap()
     }
@@ -126,7 +133,7 @@ impl Lane {
     pub fn repeat(&mut self) -> Result<BatchReply, CallError> {
         let (operations, call) = self.last.clone();
         let reply = self.exchange(&call);
-        batch::decode(&operations, reply)
+        batch::decode(&operations, &self.settings, reply)
     }
 
     /// The one operation's outcome.
@@ -240,6 +247,55 @@ impl Lane {
                 return removed;
             }
         }
+    }
+
+    /// Makes jobs ready; how many.
+    pub fn revive(&mut self, whom: Revive) -> u64 {
+        assert!(
+            !matches!(&whom, Revive::Dead(most) if *most > REVIVED as u64),
+            "more than one call"
+        );
+        self.twice(|scripts, partition, settings, sequence| mend::revive(scripts, partition, settings, sequence, &whom))
+    }
+
+    /// Whether there was a queue to drop.
+    pub fn drop_queue(&mut self) -> bool {
+        self.twice(mend::drop) == 1
+    }
+
+    /// A call of a script that counts, and the same call again, which must come to the same.
+    fn twice(&mut self, encode: impl Fn(&Scripts, &Partition, &Settings, u64) -> Bytes) -> u64 {
+        self.sequence += 1;
+        let call = encode(&self.bench.scripts, &self.partition, &self.settings, self.sequence);
+        let (first, again) = (self.exchange(&call), self.exchange(&call));
+        let counted = mend::counted(first).unwrap().1;
+        assert_eq!(mend::counted(again).unwrap().1, counted, "a repeat");
+        counted
+    }
+
+    pub fn configure(&mut self, changes: &[Change]) {
+        self.sequence += 1;
+        let call = mend::configure(
+            &self.bench.scripts,
+            &self.partition,
+            &self.settings,
+            self.sequence,
+            changes,
+        );
+        mend::configured(self.exchange(&call)).unwrap();
+    }
+
+    /// The reply to an empty batch, whatever it is.
+    pub fn raw_batch(&mut self) -> Bytes {
+        self.sequence += 1;
+        let batch = Batch {
+            sequence: self.sequence,
+            jitter: 0.5,
+            parked: false,
+            operations: &[],
+        };
+        let call = batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch);
+        self.exchange(&call)
     }
 
     fn until_final<T>(&mut self, call: &Bytes, read: impl Fn(Bytes) -> Result<(Standing, T), CallError>) -> T {

@@ -52,6 +52,8 @@ pub struct Queue {
     ready: [VecDeque<LocalId>; 4],
     last: Option<LocalId>,
     counted: Stats,
+    /// What the rate's bucket held, and when.
+    bucket: Option<(f64, u64)>,
 }
 
 impl Queue {
@@ -63,6 +65,7 @@ impl Queue {
             ready,
             last: None,
             counted: Stats::default(),
+            bucket: None,
         }
     }
 
@@ -101,17 +104,109 @@ impl Queue {
         }
         self.put_in_front(returned, now);
         self.upkeep(now);
-        for (at, operation) in operations.iter().enumerate() {
-            if let Operation::Push(push) = operation {
-                outcomes[at] = Outcome::Pushed(self.push(push, now, &real[at]));
-            }
+        for (at, push) in in_served_order(operations) {
+            let waiting = self.in_state(State::Ready).len() + self.in_state(State::Delayed).len();
+            let bound = self.settings.max_len as usize;
+            outcomes[at] = match bound > 0 && waiting + push.payloads.len() > bound {
+                true => Outcome::Full,
+                false => Outcome::Pushed(self.push(push, now, &real[at])),
+            };
         }
+        let mut ids: Vec<_> = outcomes.iter().flat_map(pushed).copied().collect();
+        assert!(
+            ids.is_empty() || self.last < ids.first().copied(),
+            "later than all before"
+        );
+        assert!(ids.is_sorted(), "ids in push order");
+        self.last = ids.pop().or(self.last);
+        let mut room = self.room(now).0;
         for (at, operation) in operations.iter().enumerate() {
             if let Operation::Pop(pop) = operation {
-                outcomes[at] = Outcome::Popped((0..pop.count).map_while(|_| self.pop(pop, now)).collect());
+                let jobs: Vec<_> = (0..pop.count.min(room)).map_while(|_| self.pop(pop, now)).collect();
+                room -= jobs.len() as u32;
+                self.take_tokens(jobs.len(), now);
+                outcomes[at] = Outcome::Popped(jobs);
             }
         }
         outcomes
+    }
+
+    /// How many jobs the limits let be popped, and when the rate allows the next if it allows none.
+    fn room(&self, now: u64) -> (u32, Option<u64>) {
+        let mut room = u32::MAX;
+        if self.settings.concurrency > 0 {
+            room = (self.settings.concurrency as u32).saturating_sub(self.in_state(State::Leased).len() as u32);
+        }
+        let Some((jobs, per)) = self.rate() else {
+            return (room, None);
+        };
+        let tokens = self.tokens(now);
+        let again = (tokens < 1.0).then(|| now + ((1.0 - tokens) * per / jobs).ceil() as u64);
+        (room.min(tokens as u32), again)
+    }
+
+    /// Jobs per so many ms.
+    fn rate(&self) -> Option<(f64, f64)> {
+        let (jobs, per) = self.settings.rate.0?;
+        Some((jobs as f64, per.as_millis() as f64))
+    }
+
+    fn tokens(&self, now: u64) -> f64 {
+        let Some((jobs, per)) = self.rate() else {
+            return f64::MAX;
+        };
+        let full = (jobs * 1000.0 / per).max(1.0);
+        let (held, at) = self.bucket.unwrap_or((full, now));
+        (held + (now - at) as f64 * jobs / per).min(full)
+    }
+
+    fn take_tokens(&mut self, taken: usize, now: u64) {
+        if taken > 0 && self.rate().is_some() {
+            let left = self.tokens(now) - taken as f64;
+            self.bucket = Some(((left * 1e6).round() / 1e6, now));
+        }
+    }
+
+    /// Ready jobs as far as the limits let them be popped, and what is due next for those who wait.
+    pub fn standing(&self, now: u64) -> (u64, Option<u64>) {
+        let ready = self.in_state(State::Ready).len() as u64;
+        let (room, again) = self.room(now);
+        let again = again.filter(|_| ready > 0);
+        (
+            ready.min(room.into()),
+            [self.next_due(), again].into_iter().flatten().min(),
+        )
+    }
+
+    /// Those of `ids` that are in that state become ready, at the back.
+    pub fn revive(&mut self, from: State, ids: &[LocalId], now: u64) -> u64 {
+        self.upkeep(now);
+        let mut revived = 0;
+        for id in ids {
+            let Some(held) = self.jobs.get_mut(id).filter(|held| held.place.state() == from) else {
+                continue;
+            };
+            revived += 1;
+            held.record.ready_from = Some(now);
+            if from == State::Dead {
+                (held.record.nacks, held.record.lapses) = (0, 0);
+                self.counted.redriven += 1;
+            }
+            let held = self.job(*id);
+            if held.record.expires.is_some_and(|expires| expires <= now) {
+                self.expire(*id);
+            } else {
+                held.place = Place::Ready;
+                self.list(*id).push_back(*id);
+            }
+        }
+        revived
+    }
+
+    pub fn drop_queue(&mut self) -> bool {
+        let existed = self.last.is_some();
+        *self = Self::new(self.settings.clone());
+        existed
     }
 
     pub fn delete(&mut self, ids: &[LocalId], now: u64) -> u64 {
@@ -355,6 +450,7 @@ impl Queue {
             backoff,
             max_backoff,
             lease,
+            ref meta,
         } = push.options;
         let due = match start {
             Start::Now => now,
@@ -368,9 +464,11 @@ impl Queue {
                 backoff,
                 max_backoff,
                 lease,
+                meta: meta.clone(),
                 ..Record::default()
             };
-            record.expires = ttl.map(|ttl| now + ttl);
+            let default = self.settings.ttl.as_millis() as u64;
+            record.expires = ttl.or((default > 0).then_some(default)).map(|ttl| now + ttl);
             record.ready_from = (due > now).then_some(due);
             let place = if due > now {
                 Place::Delayed { due }
@@ -389,8 +487,6 @@ impl Queue {
                 },
             );
         }
-        assert!(ids.is_sorted() && self.last < ids.first().copied(), "ids in push order");
-        self.last = ids.last().copied();
         self.counted.pushed += ids.len() as u64;
         ids.clone()
     }
@@ -414,6 +510,27 @@ impl Queue {
             payload,
             record: None,
         })
+    }
+}
+
+/// Pushes in the order in which the script takes them: by priority, as they came within each.
+fn in_served_order(operations: &[Operation]) -> Vec<(usize, &Push)> {
+    let pushes = operations
+        .iter()
+        .enumerate()
+        .filter_map(|(at, operation)| match operation {
+            Operation::Push(push) => Some((at, push)),
+            _ => None,
+        });
+    let mut pushes: Vec<_> = pushes.collect();
+    pushes.sort_by_key(|(_, push)| push.options.priority);
+    pushes
+}
+
+fn pushed(outcome: &Outcome) -> &[LocalId] {
+    match outcome {
+        Outcome::Pushed(ids) => ids,
+        _ => &[],
     }
 }
 

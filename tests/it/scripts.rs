@@ -1,9 +1,12 @@
 //! The scripts, one promise at a time, against a real Redis: what happens at the edges that the model's random walk seldom
 //! or never meets: waking, refusal, bounds, repeats.
 
+use std::time::Duration;
+
+use millrace::config::{QueueSettings, Rate};
 use millrace::queue::operation::{JobOptions, Operation, Pop, Push, Start, State};
 use millrace::script::wake::Wake;
-use millrace::script::{CallError, Outcome};
+use millrace::script::{CallError, Changed, Outcome, Settings};
 
 use crate::lane::{Bench, Lane, by_id, by_receipt};
 use crate::support::{Client, Reply};
@@ -306,4 +309,74 @@ fn a_worker_waits_only_while_it_has_clients_that_got_nothing() {
     lane.parked = false;
     lane.batch(&[]);
     assert!(waiting(&lane).is_empty());
+}
+
+#[test]
+fn a_call_with_old_settings_does_nothing_and_brings_the_new_ones() {
+    let mut lane = orders("w1");
+    lane.push("a");
+    lane.configure(&[("lease", "5".into()), ("paused_pop", "1".into())]);
+    let changed = Changed::read(&lane.raw_batch()).expect("the settings").unwrap();
+    let mut overrides = changed.overrides.clone();
+    overrides.sort();
+    assert_eq!(
+        overrides,
+        [("lease".into(), "5".into()), ("paused_pop".into(), "1".into())]
+    );
+
+    lane.settings = Settings::with_overrides(QueueSettings::default(), changed.version, &overrides);
+    let reply = lane.batch(&[waiting_pop()]);
+    assert_eq!(reply.outcomes, [Outcome::Popped(Vec::new())], "popping is paused");
+    assert_eq!(reply.standing.ready, 0, "nobody needs to come for it");
+    assert_eq!(lane.stats().ready(), 1);
+}
+
+#[test]
+fn a_call_that_was_applied_is_answered_from_its_record_whatever_the_settings_became() {
+    let mut lane = orders("w1");
+    let reply = lane.batch(&[push_of(&["a"])]);
+    Lane::on_the_same(&lane, "w2").configure(&[("lease", "5".into())]);
+    assert_eq!(lane.repeat().unwrap().outcomes, reply.outcomes);
+}
+
+#[test]
+fn a_queue_that_is_resumed_calls_those_who_wait() {
+    let mut lane = orders("w1");
+    lane.settings.pause.pop = true;
+    lane.push("a");
+    let mut ears = Client::connect(&lane.bench.redis.address()).unwrap();
+    ears.run("SUBSCRIBE q:wake:w1");
+    lane.batch(&[waiting_pop()]);
+    Lane::on_the_same(&lane, "w2").configure(&[("paused_pop", String::new())]);
+    assert_eq!(ears.receive().items()[2].text(), "orders");
+}
+
+#[test]
+fn no_more_is_stored_than_the_bound_allows() {
+    let mut lane = orders("w1");
+    lane.settings.max_len = 3;
+    let reply = lane.batch(&[
+        push_of(&["a", "b"]),
+        push_of(&["c", "d"]),
+        push_of(&["e"]),
+        push_of(&["f"]),
+    ]);
+    let full: Vec<bool> = reply.outcomes.iter().map(|outcome| *outcome == Outcome::Full).collect();
+    assert_eq!(full, [false, true, false, true]);
+    assert_eq!(lane.repeat().unwrap().outcomes, reply.outcomes);
+    assert_eq!((lane.stats().ready(), lane.stats().pushed), (3, 3));
+    assert_eq!(lane.pop_payloads(5), ["a", "b", "e"]);
+}
+
+#[test]
+fn a_rate_says_when_the_next_job_may_go() {
+    let mut lane = orders("w1");
+    lane.settings.rate = Rate(Some((2, Duration::from_secs(1))));
+    lane.batch(&[push_of(&["a", "b", "c"])]);
+    assert_eq!(lane.pop_payloads(3), ["a", "b"]);
+    let now = lane.bench.now();
+    let reply = lane.batch(&[waiting_pop()]);
+    assert_eq!((reply.standing.ready, reply.standing.next_due), (0, Some(now + 500)));
+    lane.bench.advance(500);
+    assert_eq!(lane.pop_payloads(3), ["c"]);
 }

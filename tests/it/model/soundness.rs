@@ -71,7 +71,7 @@ pub fn assert_drained(bench: &Bench, queue: &str) {
     for key in keys.iter().map(Reply::text) {
         let name = key.rsplit("}:").next().unwrap_or_default();
         assert!(
-            name == "stats" || name == "waiting" || name.starts_with("lane:"),
+            name == "stats" || name == "waiting" || name == "settings" || name.starts_with("lane:"),
             "{key} is left"
         );
     }

@@ -2,12 +2,15 @@
 //! `MILLRACE_MODEL_CALLS` sets how many calls (20,000), `MILLRACE_MODEL_SEED` from where; a failure prints the seed and
 //! the shortest walk that proptest finds for it.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use millrace::config::Rate;
 use millrace::queue::id::LocalId;
 use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State};
+use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
 use proptest::prelude::*;
@@ -18,7 +21,7 @@ use super::Queue;
 use super::soundness::{assert_drained, assert_sound};
 use crate::lane::{Bench, Lane};
 
-const QUEUES: [&str; 2] = ["orders", "mails"];
+const QUEUES: [&str; 3] = ["orders", "mails", "limited"];
 const STEPS: usize = 100; // a walk has on average; shorter ones shrink faster, longer ones meet more
 
 #[derive(Clone, Debug)]
@@ -41,6 +44,19 @@ enum Step {
     Look {
         queue: usize,
         pick: Pick,
+    },
+    Redrive {
+        queue: usize,
+        count: u64,
+    },
+    /// Of one state those of them that are in it.
+    Revive {
+        queue: usize,
+        from: State,
+        picks: Vec<Index>,
+    },
+    Drop {
+        queue: usize,
     },
 }
 
@@ -92,8 +108,10 @@ fn options() -> impl Strategy<Value = JobOptions> {
         option::of(0u64..500),
         option::of(1u64..2000),
     );
-    let special = (select(Priority::ALL.to_vec()), fields, option::of(0u64..1000)).prop_map(
-        |(priority, (start, ttl, retries, backoff, lease), max_backoff)| JobOptions {
+    let words = prop::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>()), 0..3);
+    let meta = words.prop_map(|pairs| pairs.into_iter().map(|(a, b)| (a.into(), b.into())).collect());
+    let special = (select(Priority::ALL.to_vec()), fields, option::of(0u64..1000), meta).prop_map(
+        |(priority, (start, ttl, retries, backoff, lease), max_backoff, meta)| JobOptions {
             priority,
             start,
             ttl,
@@ -101,6 +119,7 @@ fn options() -> impl Strategy<Value = JobOptions> {
             backoff,
             max_backoff,
             lease,
+            meta,
         },
     );
     prop_oneof![2 => Just(JobOptions::default()), 1 => special]
@@ -163,6 +182,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => prop_oneof![0u64..100, 0u64..3000].prop_map(Step::Wait),
         2 => (queue.clone(), picks()).prop_map(|(queue, picks)| Step::Delete { queue, picks }),
         1 => (queue.clone(), state).prop_map(|(queue, state)| Step::Purge { queue, state }),
+        1 => (queue.clone(), 1u64..4).prop_map(|(queue, count)| Step::Redrive { queue, count }),
+        2 => (queue.clone(), select(vec![State::Dead, State::Delayed]), prop::collection::vec(any::<Index>(), 1..4))
+            .prop_map(|(queue, from, picks)| Step::Revive { queue, from, picks }),
+        1 => queue.clone().prop_map(|queue| Step::Drop { queue }),
         3 => (queue, picks()).prop_map(|(queue, mut picks)| Step::Look { queue, pick: picks.remove(0) }),
     ]
 }
@@ -187,6 +210,17 @@ impl Twins {
             max_lapses: if name == "orders" { 2 } else { 0 },
             dead_max_len: 4,
             dead_ttl: Duration::from_millis(5000),
+            ..Settings::default()
+        };
+        let settings = match name {
+            "limited" => Settings {
+                ttl: Duration::from_millis(2500),
+                max_len: 8,
+                concurrency: 4,
+                rate: Rate(Some((6, Duration::from_secs(1)))),
+                ..settings
+            },
+            _ => settings,
         };
         let lanes = ["w1", "w2"].map(|worker| Lane::with_settings(bench, name, worker, settings.clone()));
         Self {
@@ -279,12 +313,8 @@ impl Twins {
             reply.standing.ready,
             reply.standing.more,
         );
-        let ready = self.model.in_state(State::Ready).len() as u64;
-        assert_eq!(
-            standing,
-            (now, self.model.next_due(), ready, false),
-            "standing after {operations:?}"
-        );
+        let (ready, due) = self.model.standing(now);
+        assert_eq!(standing, (now, due, ready, false), "standing after {operations:?}");
         if repeat {
             let again = self.lanes[worker].repeat().unwrap();
             assert_eq!(again.standing, reply.standing, "standing of a repeat");
@@ -374,6 +404,40 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
                     twins.model.delete(&ids, bench.now()),
                     "deleted"
                 );
+                twins.compare_stats();
+            }
+            Step::Redrive { queue, count } => {
+                let (twins, now) = (&mut queues[*queue], bench.now());
+                let revived = twins.lanes[1].revive(Revive::Dead(*count));
+                let dead: Vec<_> = twins.model.peek(State::Dead, now).iter().map(|view| view.id).collect();
+                let first = &dead[..dead.len().min(*count as usize)];
+                assert_eq!(revived, twins.model.revive(State::Dead, first, now), "redriven");
+                twins.compare_stats();
+            }
+            Step::Revive { queue, from, picks } => {
+                let (twins, now) = (&mut queues[*queue], bench.now());
+                let pushed = &twins.pushed;
+                let ids = picks
+                    .iter()
+                    .filter(|_| !pushed.is_empty())
+                    .map(|at| pushed[at.index(pushed.len())]);
+                let ids: Vec<_> = ids.collect::<BTreeSet<_>>().into_iter().collect();
+                let whom = match from {
+                    State::Dead => Revive::DeadIds(ids.clone()),
+                    _ => Revive::DelayedIds(ids.clone()),
+                };
+                let revived = match ids.is_empty() {
+                    true => 0,
+                    false => twins.lanes[0].revive(whom),
+                };
+                assert_eq!(revived, twins.model.revive(*from, &ids, now), "made ready");
+                twins.compare_stats();
+            }
+            Step::Drop { queue } => {
+                let twins = &mut queues[*queue];
+                assert_eq!(twins.lanes[0].drop_queue(), twins.model.drop_queue(), "dropped");
+                twins.taken.clear();
+                bench.advance(1); // ids are made of the time, and a dropped queue remembers none
                 twins.compare_stats();
             }
             Step::Purge { queue, state } => {

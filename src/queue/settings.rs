@@ -1,0 +1,291 @@
+//! What a queue goes by: the configuration's defaults for it, overridden field by field by what `QCONFIG SET` keeps in
+//! Redis.
+//!
+//! The overrides have a version, which stands where every script looks anyway. A call says which version its settings are of;
+//! if that is not the one in Redis nothing is done, the reply brings the overrides, and the lane calls again. So a change
+//! holds for every proxy from its very next call, and nobody polls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::parse::{MAX_MS, MAX_RETRIES};
+use crate::config::{QueueSettings, Rate};
+use crate::resp::scanner::parse_integer;
+
+/// Times of zero, and counts of zero but for `lease` and `retries`: no bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Of the overrides in Redis; empty: there are none.
+    pub version: Bytes,
+    pub pause: Pause,
+    pub lease: Duration,
+    pub retries: u32,
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+    pub ttl: Duration,
+    pub max_len: u64,
+    pub max_lapses: u32,
+    pub dead_max_len: u64,
+    pub dead_ttl: Duration,
+    /// Jobs leased at once.
+    pub concurrency: u64,
+    pub rate: Rate,
+}
+
+/// What `QPAUSE` holds back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    pub push: bool,
+    pub pop: bool,
+}
+
+impl Pause {
+    pub const ALL: Self = Self { push: true, pop: true };
+
+    pub fn name(self) -> &'static str {
+        match (self.push, self.pop) {
+            (false, false) => "none",
+            (true, false) => "push",
+            (false, true) => "pop",
+            (true, true) => "all",
+        }
+    }
+}
+
+/// One override as Redis keeps it: a field's name and its value as text; an empty value takes the override away.
+pub type Change = (&'static str, String);
+
+/// How `Settings::pause` stands among the overrides.
+const PAUSED: [&str; 2] = ["paused_push", "paused_pop"];
+
+struct Field {
+    name: &'static str,
+    value: Value,
+}
+
+enum Value {
+    /// In milliseconds, at least so many.
+    Time(fn(&mut Settings) -> &mut Duration, u64),
+    Count(fn(&mut Settings) -> &mut u64),
+    /// At least so many, at most a million.
+    Small(fn(&mut Settings) -> &mut u32, u64),
+    Rate(fn(&mut Settings) -> &mut Rate),
+    /// Not supported yet but for this value.
+    Only(&'static str),
+}
+
+/// The fields of `QCONFIG`, in the order in which it shows them.
+const FIELDS: [Field; 18] = [
+    field("lease", Value::Time(|s| &mut s.lease, 1)),
+    field("retries", Value::Small(|s| &mut s.retries, 1)),
+    field("backoff", Value::Time(|s| &mut s.backoff, 0)),
+    field("max_backoff", Value::Time(|s| &mut s.max_backoff, 0)),
+    field("ttl", Value::Time(|s| &mut s.ttl, 0)),
+    field("result_ttl", Value::Only("3600000")),
+    field("max_len", Value::Count(|s| &mut s.max_len)),
+    field("max_lapses", Value::Small(|s| &mut s.max_lapses, 0)),
+    field("max_wait", Value::Only("0")),
+    field("dead_max_len", Value::Count(|s| &mut s.dead_max_len)),
+    field("dead_ttl", Value::Time(|s| &mut s.dead_ttl, 0)),
+    field("group_concurrency", Value::Only("1")),
+    field("group_rate", Value::Only("")),
+    field("concurrency", Value::Count(|s| &mut s.concurrency)),
+    field("rate", Value::Rate(|s| &mut s.rate)),
+    field("partitions", Value::Only("1")),
+    field("replicas", Value::Only("0")),
+    field("replica_timeout", Value::Only("500")),
+];
+
+/// No count is larger: sums of them stay exact in a Lua number.
+pub const MAX_LEN: u64 = 1 << 40;
+
+const fn field(name: &'static str, value: Value) -> Field {
+    Field { name, value }
+}
+
+impl Settings {
+    /// `defaults`, with what Redis keeps of this queue. What an older or newer proxy left that is not understood is passed
+    /// over.
+    pub fn with_overrides(defaults: QueueSettings, version: Bytes, overrides: &[(Bytes, Bytes)]) -> Self {
+        let mut settings = Self::from(defaults);
+        settings.version = version;
+        for (name, value) in overrides {
+            match name.as_ref() {
+                b"paused_push" => settings.pause.push = true,
+                b"paused_pop" => settings.pause.pop = true,
+                name => {
+                    if let Some(field) = FIELDS.iter().find(|field| field.name.as_bytes() == name) {
+                        let _ = field.set(&mut settings, value);
+                    }
+                }
+            }
+        }
+        settings
+    }
+
+    /// Names and values as `QCONFIG GET` shows them.
+    pub fn shown(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let mut settings = self.clone();
+        FIELDS.iter().map(move |field| (field.name, field.show(&mut settings)))
+    }
+
+    /// What `QCONFIG SET` is given. `Err`: what was wrong with it.
+    pub fn change(name: &[u8], value: &[u8]) -> Result<Change, String> {
+        let field = FIELDS
+            .iter()
+            .find(|field| field.name.as_bytes().eq_ignore_ascii_case(name))
+            .ok_or_else(|| format!("unknown setting '{}'", name.escape_ascii()))?;
+        let mut scratch = Self::default();
+        field.set(&mut scratch, value)?;
+        Ok((field.name, field.show(&mut scratch)))
+    }
+
+    /// `QPAUSE` adds to what is paused already.
+    pub fn pausing(pause: Pause) -> Vec<Change> {
+        let asked = PAUSED.into_iter().zip([pause.push, pause.pop]);
+        asked
+            .filter(|(_, paused)| *paused)
+            .map(|(name, _)| (name, "1".to_owned()))
+            .collect()
+    }
+
+    pub fn resuming() -> Vec<Change> {
+        PAUSED.map(|name| (name, String::new())).into()
+    }
+}
+
+impl Field {
+    fn show(&self, settings: &mut Settings) -> String {
+        match self.value {
+            Value::Time(of, _) => of(settings).as_millis().to_string(),
+            Value::Count(of) => of(settings).to_string(),
+            Value::Small(of, _) => of(settings).to_string(),
+            Value::Rate(of) => of(settings).to_string(),
+            Value::Only(text) => text.to_owned(),
+        }
+    }
+
+    fn set(&self, settings: &mut Settings, text: &[u8]) -> Result<(), String> {
+        match self.value {
+            Value::Time(of, least) => *of(settings) = Duration::from_millis(self.number(text, least, MAX_MS)?),
+            Value::Count(of) => *of(settings) = self.number(text, 0, MAX_LEN)?,
+            Value::Small(of, least) => *of(settings) = self.number(text, least, MAX_RETRIES)? as u32,
+            Value::Rate(of) => {
+                let rate = std::str::from_utf8(text).ok().and_then(Rate::parse);
+                *of(settings) = rate.ok_or_else(|| self.wrong(text, "like 100/s or 5000/m, or empty for no bound"))?;
+            }
+            Value::Only(only) if text == only.as_bytes() => {}
+            Value::Only(only) => return Err(self.wrong(text, &format!("'{only}': others are not yet supported"))),
+        }
+        Ok(())
+    }
+
+    fn number(&self, text: &[u8], least: u64, most: u64) -> Result<u64, String> {
+        parse_integer(text)
+            .and_then(|number| u64::try_from(number).ok())
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| self.wrong(text, &format!("an integer from {least} to {most}")))
+    }
+
+    fn wrong(&self, text: &[u8], expected: &str) -> String {
+        format!("{} is '{}', it must be {expected}", self.name, text.escape_ascii())
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            version: Bytes::new(),
+            pause: Pause::default(),
+            lease: Duration::from_secs(30),
+            retries: 20,
+            backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(3600),
+            ttl: Duration::ZERO,
+            max_len: 0,
+            max_lapses: 0,
+            dead_max_len: 100_000,
+            dead_ttl: Duration::from_secs(30 * 24 * 3600),
+            concurrency: 0,
+            rate: Rate(None),
+        }
+    }
+}
+
+impl From<QueueSettings> for Settings {
+    fn from(settings: QueueSettings) -> Self {
+        Self {
+            lease: settings.lease,
+            retries: settings.retries,
+            backoff: settings.backoff,
+            max_backoff: settings.max_backoff,
+            max_len: settings.max_len,
+            max_lapses: settings.max_lapses,
+            dead_max_len: settings.dead_max_len,
+            dead_ttl: settings.dead_ttl,
+            concurrency: settings.concurrency,
+            rate: settings.rate,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_can_be_set() {
+        for (name, value) in Settings::default().shown() {
+            assert_eq!(Settings::change(name.as_bytes(), value.as_bytes()), Ok((name, value)));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (name, value, said) in [
+            ("leese", "1", "unknown setting 'leese'"),
+            (
+                "lease",
+                "0",
+                "lease is '0', it must be an integer from 1 to 3153600000000",
+            ),
+            (
+                "retries",
+                "1000001",
+                "retries is '1000001', it must be an integer from 1 to 1000000",
+            ),
+            (
+                "rate",
+                "fast",
+                "rate is 'fast', it must be like 100/s or 5000/m, or empty for no bound",
+            ),
+            (
+                "partitions",
+                "2",
+                "partitions is '2', it must be '1': others are not yet supported",
+            ),
+        ] {
+            assert_eq!(
+                Settings::change(name.as_bytes(), value.as_bytes()),
+                Err(said.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn overrides_go_over_the_defaults() {
+        let pairs = [
+            ("lease", "5"),
+            ("RETRIES", "3"),
+            ("paused_pop", "1"),
+            ("retries", "x"),
+            ("later", "1"),
+        ];
+        let pairs = pairs.map(|(name, value)| (Bytes::from(name), Bytes::from(value)));
+        let settings = Settings::with_overrides(QueueSettings::default(), "7".into(), &pairs);
+        assert_eq!((settings.lease.as_millis(), settings.retries), (5, 20));
+        assert_eq!(settings.pause.name(), "pop");
+    }
+}

@@ -1,0 +1,180 @@
+//! Calls that stand for themselves, not gathered with others: looking and mending. Large ones take several script calls,
+//! each with what it has come to so far.
+
+use bytes::Bytes;
+
+use super::id::{LocalId, QueueMark};
+use super::operation::State;
+use super::reply::Reply;
+use super::settings::{Change, Settings};
+use crate::script::look::{self, JobView, PEEKED};
+use crate::script::mend::{self, REVIVED, Revive};
+use crate::script::remove::{self, DELETED};
+use crate::script::{CallError, Partition, Scripts, Standing};
+
+#[derive(Clone, Debug)]
+pub enum Single {
+    Len,
+    Stats,
+    Peek {
+        state: State,
+        count: u64,
+        offset: u64,
+        seen: Vec<JobView>,
+    },
+    Job(LocalId),
+    Delete {
+        jobs: Vec<LocalId>,
+        removed: u64,
+    },
+    Purge {
+        state: Option<State>,
+        removed: u64,
+    },
+    /// The settings that hold now.
+    Settings,
+    Configure(Vec<Change>),
+    Revive {
+        whom: Revive,
+        revived: u64,
+    },
+    Drop,
+}
+
+/// What a script call came to.
+pub enum Step {
+    Done(Reply),
+    Again(Single),
+}
+
+impl Single {
+    /// It is about jobs by their names, and none of these is of this queue.
+    pub fn names_nothing(&self) -> bool {
+        match self {
+            Self::Delete { jobs, .. } => jobs.is_empty(),
+            Self::Revive { whom, .. } => match whom {
+                Revive::DeadIds(jobs) | Revive::DelayedIds(jobs) => jobs.is_empty(),
+                Revive::Dead(_) => false,
+            },
+            _ => false,
+        }
+    }
+
+    pub fn encode(&self, scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64) -> Bytes {
+        match self {
+            Self::Len | Self::Stats | Self::Settings => look::stats(scripts, partition, settings),
+            Self::Peek {
+                state, count, offset, ..
+            } => look::peek(scripts, partition, settings, *state, *count, *offset),
+            Self::Job(job) => look::job(scripts, partition, settings, *job),
+            Self::Delete { jobs, .. } => {
+                let jobs = &jobs[..jobs.len().min(DELETED)];
+                remove::delete(scripts, partition, settings, sequence, jobs)
+            }
+            Self::Purge { state, .. } => remove::purge(scripts, partition, settings, sequence, *state),
+            Self::Configure(changes) => mend::configure(scripts, partition, settings, sequence, changes),
+            Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
+            Self::Drop => mend::drop(scripts, partition, settings, sequence),
+        }
+    }
+
+    /// Reads the reply to its call.
+    pub fn read(self, reply: Bytes, mark: QueueMark, settings: &Settings) -> Result<(Standing, Step), CallError> {
+        match self {
+            Self::Len | Self::Stats | Self::Settings => {
+                let (standing, stats) = look::stats_reply(reply)?;
+                let answer = match &self {
+                    Self::Len => Reply::Integer(stats.ready() as i64),
+                    Self::Settings => Reply::Settings(Box::new(settings.clone())),
+                    _ => Reply::Stats(Box::new(stats), settings.pause),
+                };
+                Ok((standing, self.unless_more(standing, answer)))
+            }
+            Self::Job(_) => {
+                let (standing, view) = look::job_reply(reply)?;
+                let view = view.map(|view| Reply::View(mark, Box::new((settings.clone(), view))));
+                Ok((standing, self.unless_more(standing, view.unwrap_or(Reply::NoView))))
+            }
+            Self::Peek {
+                state,
+                count,
+                offset,
+                mut seen,
+            } => {
+                let (standing, views) = look::peek_reply(reply, state)?;
+                let found = views.len() as u64;
+                let asked = count.min(PEEKED);
+                if !standing.more {
+                    seen.extend(views);
+                }
+                let next = match standing.more {
+                    true => Some((count, offset)),
+                    false => (found == asked && count > asked).then_some((count - asked, offset + asked)),
+                };
+                let step = match next {
+                    None => Step::Done(Reply::Views(mark, Box::new(settings.clone()), seen)),
+                    Some((count, offset)) => Step::Again(Self::Peek {
+                        state,
+                        count,
+                        offset,
+                        seen,
+                    }),
+                };
+                Ok((standing, step))
+            }
+            Self::Delete { mut jobs, removed } => {
+                let (standing, now_removed) = remove::deleted(reply)?;
+                let removed = removed + now_removed;
+                jobs.drain(..jobs.len().min(DELETED));
+                let step = match jobs.is_empty() {
+                    true => Step::Done(Reply::Integer(removed as i64)),
+                    false => Step::Again(Self::Delete { jobs, removed }),
+                };
+                Ok((standing, step))
+            }
+            Self::Purge { state, removed } => {
+                let (standing, purged) = remove::purged(reply)?;
+                let removed = removed + purged.removed;
+                let step = match purged.more {
+                    false => Step::Done(Reply::Integer(removed as i64)),
+                    true => Step::Again(Self::Purge { state, removed }),
+                };
+                Ok((standing, step))
+            }
+            Self::Configure(_) => Ok((mend::configured(reply)?, Step::Done(Reply::Ok))),
+            Self::Revive { whom, revived } => {
+                let (standing, now_revived) = mend::counted(reply)?;
+                let revived = revived + now_revived;
+                let step = match left_to_revive(whom, now_revived) {
+                    None => Step::Done(Reply::Integer(revived as i64)),
+                    Some(whom) => Step::Again(Self::Revive { whom, revived }),
+                };
+                Ok((standing, step))
+            }
+            Self::Drop => {
+                let (standing, dropped) = mend::counted(reply)?;
+                Ok((standing, Step::Done(Reply::Integer(dropped as i64))))
+            }
+        }
+    }
+
+    fn unless_more(self, standing: Standing, reply: Reply) -> Step {
+        match standing.more {
+            true => Step::Again(self),
+            false => Step::Done(reply),
+        }
+    }
+}
+
+/// Whom the next call makes ready, after one that found so many.
+fn left_to_revive(whom: Revive, revived: u64) -> Option<Revive> {
+    let rest = |mut ids: Vec<LocalId>| {
+        ids.drain(..ids.len().min(REVIVED));
+        (!ids.is_empty()).then_some(ids)
+    };
+    match whom {
+        Revive::Dead(most) => (revived == REVIVED as u64 && most > revived).then(|| Revive::Dead(most - revived)),
+        Revive::DeadIds(ids) => rest(ids).map(Revive::DeadIds),
+        Revive::DelayedIds(ids) => rest(ids).map(Revive::DelayedIds),
+    }
+}

@@ -1,0 +1,14 @@
+-- Removes a queue with all that it has, its settings and counters too: QDROP. Redis frees large keys beside its work
+-- (UNLINK), so that one call does it. Who waits for jobs waits on.
+--
+-- Returns now, next due or false, ready, more, 1 if there was anything, else 0.
+
+local dropped = before
+if not before then
+  dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry)
+  dropped = min(dropped, 1)
+  tombstones = {}
+  call('SET', lane, sequence .. '\n' .. dropped, 'PX', KEPT)
+end
+local t, due, ready, left = standing()
+return {t, due, ready, left, tonumber(dropped)}

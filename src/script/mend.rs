@@ -1,0 +1,67 @@
+//! Calls of the scripts that change a queue as a whole, or jobs outside their usual life: QCONFIG SET, QPAUSE, QRESUME,
+//! QREDRIVE, QPROMOTE, QDROP. Applied once, as batches are.
+
+use bytes::Bytes;
+
+use super::call::Call;
+use super::{CallError, Partition, Scripts, Settings, Standing, open, unsigned};
+use crate::queue::id::LocalId;
+use crate::queue::settings::Change;
+
+/// Jobs that one call of `revive` makes ready, so that no call holds Redis for long.
+pub const REVIVED: usize = 250;
+
+/// Whom `revive` makes ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revive {
+    /// The first so many dead jobs, those that died first.
+    Dead(u64),
+    DeadIds(Vec<LocalId>),
+    DelayedIds(Vec<LocalId>),
+}
+
+pub fn configure(
+    scripts: &Scripts,
+    partition: &Partition,
+    settings: &Settings,
+    sequence: u64,
+    changes: &[Change],
+) -> Bytes {
+    let mut call = Call::new(&scripts.configure, partition, settings, sequence);
+    for (name, value) in changes {
+        call.word(name.as_bytes());
+        call.word(value.as_bytes());
+    }
+    call.finish()
+}
+
+/// At most [`REVIVED`] of them.
+pub fn revive(scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64, revive: &Revive) -> Bytes {
+    let mut call = Call::new(&scripts.revive, partition, settings, sequence);
+    let (from, most, ids): (&[u8], u64, &[LocalId]) = match revive {
+        Revive::Dead(most) => (b"dead", (*most).min(REVIVED as u64), &[]),
+        Revive::DeadIds(ids) => (b"dead", 0, ids),
+        Revive::DelayedIds(ids) => (b"delayed", 0, ids),
+    };
+    call.word(from);
+    call.number(most);
+    for id in &ids[..ids.len().min(REVIVED)] {
+        call.word(id.as_bytes());
+    }
+    call.finish()
+}
+
+pub fn drop(scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64) -> Bytes {
+    Call::new(&scripts.drop, partition, settings, sequence).finish()
+}
+
+/// What `configure` came to.
+pub fn configured(reply: Bytes) -> Result<Standing, CallError> {
+    Ok(open(reply)?.0)
+}
+
+/// How many `revive` made ready, or whether `drop` found anything.
+pub fn counted(reply: Bytes) -> Result<(Standing, u64), CallError> {
+    let (standing, mut reader, _) = open(reply)?;
+    Ok((standing, unsigned(reader.integer()?)?))
+}
