@@ -79,7 +79,9 @@ pub const COMMANDS: [Spec; 19] = [
         since: FIRST,
         summary: "Pushes a job to a queue and returns its id.",
         complexity: "O(1)",
-        arguments: &[QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE, META],
+        arguments: &[
+            QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE, UNIQUE, META,
+        ],
     },
     Spec {
         verb: Verb::PushMany,
@@ -112,7 +114,7 @@ pub const COMMANDS: [Spec; 19] = [
         since: FIRST,
         summary: "Takes the next jobs of a queue under a lease, and may wait for them.",
         complexity: "O(N), N being the number of jobs taken",
-        arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK, WITHMETA],
+        arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK, BOUND, WITHMETA],
     },
     Spec {
         verb: Verb::PopAny,
@@ -408,6 +410,18 @@ const COUNT: Argument = integer("count").after("COUNT");
 const BLOCK: Argument = integer("block-ms").after("BLOCK");
 const NOACK: Argument = token("noack", "NOACK");
 const WITHMETA: Argument = token("withmeta", "WITHMETA");
+const BOUND: Argument = token("bound", "BOUND");
+const UNIQUE: Argument = Argument {
+    kind: Kind::Block(&[
+        Argument {
+            optional: false,
+            ..text("key").after("UNIQUE")
+        },
+        integer("hold-ms").after("FOR"),
+    ]),
+    optional: true,
+    ..text("unique")
+};
 const META: Argument = Argument {
     kind: Kind::Block(&[
         Argument {

@@ -150,7 +150,7 @@ pub struct Queue {
     pub max_len: Option<Count>,
     /// Deliveries lost with their worker before a job is dead, up to 1000000. 0: only `retries` counts.
     pub max_lapses: Option<Count>,
-    /// *Not yet supported.* A job ready for longer goes before higher priorities. 0s: strict priorities.
+    /// A job ready for longer goes before higher priorities, up to 3650d. 0s: strict priorities.
     pub max_wait: Option<Period>,
     /// Dead jobs that are kept, the latest ones. 0: no bound.
     pub dead_max_len: Option<Count>,

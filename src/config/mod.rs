@@ -107,6 +107,7 @@ pub struct QueueSettings {
     /// Jobs leased at once.
     pub concurrency: u64,
     pub rate: Rate,
+    pub max_wait: Duration,
 }
 
 impl Default for QueueSettings {

@@ -55,11 +55,22 @@ impl Hub {
                 });
             }
             delivery => {
+                self.bind(asker, &reply);
                 self.note_latency_of(asker);
                 self.answer(asker, |out, protocol| {
                     reply.write(&mut ReplyWriter::new(out, protocol));
                     delivery
                 });
+            }
+        }
+    }
+
+    fn bind(&mut self, asker: Asker, reply: &Reply) {
+        let Reply::Jobs(popped) = reply else { return };
+        if let Some(client) = self.client(asker.client).filter(|_| popped.bound) {
+            let bound = client.bound.get_or_insert_default();
+            for job in &popped.jobs {
+                bound.add(&popped.queue, job.id, job.delivery);
             }
         }
     }

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use super::Hub;
 use crate::asker::{Asker, ClientKey};
+use crate::client::bound::Bound;
 use crate::client::replies::Replies;
 use crate::local::client::Buffers;
 use crate::queue::operation::{QueueName, Return};
@@ -36,6 +37,8 @@ pub(super) struct Client {
     pub session: Session,
     pub stream: Rc<Stream>,
     pub replies: Replies<Box<Delivery>>,
+    /// Popped with `BOUND`, and not finished.
+    pub bound: Option<Box<Bound>>,
     /// What has come and could not be served yet.
     pub held: Option<Box<Held>>,
     /// Wakes the task that reads it.
@@ -97,6 +100,7 @@ impl Hub {
             session: Session::new(id, peer, &shared.users, self.now),
             stream,
             replies: Replies::default(),
+            bound: None,
             held: None,
             waker: None,
             dirty: false,
@@ -173,8 +177,15 @@ impl Hub {
             self.forget(Asker { client: key, ticket });
         }
         self.now = Instant::now();
+        let mut bound = client.bound.take().unwrap_or_default();
         for delivery in client.replies.undelivered() {
+            for job in &delivery.returns {
+                bound.remove(&delivery.queue, job.job);
+            }
             self.give_back(&delivery.queue, delivery.returns);
+        }
+        for (queue, claims) in bound.take() {
+            self.lapse(&queue, claims);
         }
         self.want_flush();
     }

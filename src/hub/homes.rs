@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Hub, Mail};
 use crate::asker::Asker;
-use crate::queue::operation::{QueueName, Return};
+use crate::queue::operation::{Claim, QueueName, Return};
 use crate::queue::parse::Ask;
 use crate::queue::queues::Answer;
 use crate::queue::reply::Reply;
@@ -28,6 +28,11 @@ pub enum Letter {
     GiveBack {
         queue: QueueName,
         returns: Vec<Return>,
+    },
+    /// Jobs that were bound to a connection which is closed.
+    Lapse {
+        queue: QueueName,
+        claims: Vec<Claim>,
     },
     /// Its client is gone, or takes no more jobs. Only the home of the queue that it asked for knows the request.
     Forget(Asker),
@@ -55,6 +60,17 @@ impl Hub {
             false => self.outboxes[home].push(Letter::GiveBack {
                 queue: queue.clone(),
                 returns,
+            }),
+        }
+    }
+
+    pub(super) fn lapse(&mut self, queue: &QueueName, claims: Vec<Claim>) {
+        let home = self.home(queue);
+        match home == self.number {
+            true => self.queues.lapse(queue, claims, self.now),
+            false => self.outboxes[home].push(Letter::Lapse {
+                queue: queue.clone(),
+                claims,
             }),
         }
     }
@@ -103,6 +119,7 @@ impl Hub {
             match letter {
                 Letter::Ask { asker, ask, pipelined } => self.queues.ask(asker, ask, pipelined, self.now),
                 Letter::GiveBack { queue, returns } => self.queues.give_back(&queue, returns, self.now),
+                Letter::Lapse { queue, claims } => self.queues.lapse(&queue, claims, self.now),
                 Letter::Answer(Answer { asker, reply }) => self.answer_queue(asker, reply),
                 Letter::Forget(asker) => {
                     if self.queues.forget(asker) {

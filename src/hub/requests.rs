@@ -20,7 +20,8 @@ use crate::command::queue::Verb;
 use crate::command::{CommandId, Local};
 use crate::local::{self, Effect};
 use crate::plan::{Forward, Plan, Planned, Rules, Splice, plan};
-use crate::queue::parse::parse;
+use crate::queue::operation::Operation;
+use crate::queue::parse::{Ask, parse};
 use crate::resp::scanner::{Limits, ProtocolError, Scan, Scanner};
 use crate::resp::{ReplyWriter, Request};
 use crate::upstream::link::PipeKind;
@@ -164,7 +165,10 @@ impl Hub {
         }
         match plan {
             Plan::Queue(verb) => match parse(verb, request, self.shared.config.limits.max_payload) {
-                Ok(ask) => self.ask_queue(asker, ask, pipelined),
+                Ok(ask) => {
+                    self.unbind(key, &ask);
+                    self.ask_queue(asker, ask, pipelined);
+                }
                 Err(refusal) => self.answer_error(asker, refusal.as_bytes()),
             },
             Plan::Forward(how) => self.forward(asker, command, how, None, request),
@@ -172,6 +176,21 @@ impl Hub {
             Plan::Refuse(_) if command.is_none() && is_http(request) => self.close_as_attack(key),
             Plan::Refuse(refusal) => self.answer_error(asker, refusal.text()),
             Plan::Local(_) => {}
+        }
+    }
+
+    /// What a client finishes or gives back does not go back once more when it leaves.
+    fn unbind(&mut self, key: ClientKey, ask: &Ask) {
+        let Ask::Settle { queue, operation } = ask else { return };
+        let claims = match operation {
+            Operation::Ack(claims) => claims,
+            Operation::Nack(nack) => &nack.claims,
+            _ => return,
+        };
+        if let Some(bound) = self.client(key).and_then(|client| client.bound.as_mut()) {
+            for claim in claims {
+                bound.remove(queue, claim.job);
+            }
         }
     }
 

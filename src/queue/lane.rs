@@ -323,6 +323,7 @@ fn readied(operation: &Operation) -> usize {
         Operation::Push(push) => push.payloads.len(),
         Operation::Return(returns) => returns.len(),
         Operation::Nack(nack) => nack.claims.len(),
+        Operation::Lapse(claims) => claims.len(),
         Operation::Ack(_) | Operation::Extend { .. } | Operation::Pop(_) => 0,
     }
 }
@@ -346,7 +347,7 @@ impl Batch {
                 push.payloads.len(),
                 push.payloads.iter().map(|payload| payload.len()).sum(),
             ),
-            Operation::Ack(claims) | Operation::Extend { claims, .. } => (claims.len(), 0),
+            Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
             Operation::Nack(nack) => (nack.claims.len(), 0),
             Operation::Return(returns) => (returns.len(), 0),
             Operation::Pop(pop) => (pop.count as usize, 0),

@@ -126,6 +126,15 @@ pub struct JobOptions {
     pub lease: Option<u64>,
     /// `META`: fields and values, in the order given.
     pub meta: Vec<(Bytes, Bytes)>,
+    pub unique: Option<Unique>,
+}
+
+/// `UNIQUE`: nothing is pushed while an unfinished job holds the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unique {
+    pub key: Bytes,
+    /// `FOR`: milliseconds from the push for which it is held at least, whatever becomes of the job.
+    pub hold: Option<u64>,
 }
 
 /// `QPUSH` (one payload) and `QMPUSH` (many, all or nothing).
@@ -180,7 +189,12 @@ pub enum Operation {
     Push(Push),
     Ack(Vec<Claim>),
     Nack(Nack),
-    Extend { claims: Vec<Claim>, lease: u64 },
+    Extend {
+        claims: Vec<Claim>,
+        lease: u64,
+    },
     Return(Vec<Return>),
+    /// The connection that these were bound to is closed: their leases end now.
+    Lapse(Vec<Claim>),
     Pop(Pop),
 }

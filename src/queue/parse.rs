@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::id::{LocalId, QueueMark};
-use super::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State};
+use super::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State, Unique};
 use super::settings::{Pause, Settings};
 use super::single::Single;
 use crate::command::Verb;
@@ -24,6 +24,8 @@ pub const MAX_RETRIES: u64 = 1_000_000;
 pub const MAX_COUNT: u64 = 1_000_000;
 /// Bytes of a job's META, fields and values: they are headers, and travel with each look at the job.
 const MAX_META: usize = 64 * 1024;
+/// Bytes of a unique key.
+const MAX_KEY: usize = 512;
 /// What `QPEEK` shows unless told.
 const PEEK_COUNT: u64 = 10;
 
@@ -79,6 +81,8 @@ pub struct PopAsk {
     pub many: bool,
     /// `WITHMETA`.
     pub with_meta: bool,
+    /// `BOUND`: the jobs go back when the connection closes.
+    pub bound: bool,
     pub block: Option<Block>,
 }
 
@@ -146,6 +150,9 @@ fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
         .map(|_| words.payload(max_payload))
         .collect::<Result<Vec<_>, _>>()?;
     let options = job_options(words)?;
+    if options.unique.is_some() {
+        return Err("ERR QMPUSH takes no UNIQUE: a key is one job's".into());
+    }
     let push = Push { payloads, options };
     Ok(Ask::Push {
         queue,
@@ -158,6 +165,7 @@ fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
     let mut options = JobOptions::default();
     let mut seen = Seen::default();
     let mut meta_bytes = 0;
+    let (mut unique, mut hold) = (None, None);
     while let Some(option) = words.option() {
         match option.as_str() {
             "PRIORITY" => {
@@ -198,13 +206,29 @@ fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
                 let pair = (Bytes::copy_from_slice(field), Bytes::copy_from_slice(value));
                 options.meta.push(pair);
             }
-            "UNIQUE" | "FOR" | "GROUP" => return Err(not_yet(&option)),
+            "UNIQUE" => {
+                seen.once(&option)?;
+                let key = words.value(&option)?;
+                if !(1..=MAX_KEY).contains(&key.len()) {
+                    return Err(format!(
+                        "ERR UNIQUE key of {} bytes, it must have 1 to {MAX_KEY}",
+                        key.len()
+                    ));
+                }
+                unique = Some(Bytes::copy_from_slice(key));
+            }
+            "FOR" => hold = Some(seen.ms(words, &option, 1)?),
+            "GROUP" => return Err(not_yet(&option)),
             _ => return Err(words.unknown(&option)),
         }
     }
     if options.max_backoff.is_some() && options.backoff.is_none() {
         return Err("ERR MAXBACKOFF needs BACKOFF".into());
     }
+    if hold.is_some() && unique.is_none() {
+        return Err("ERR FOR needs UNIQUE".into());
+    }
+    options.unique = unique.map(|key| Unique { key, hold });
     Ok(options)
 }
 
@@ -230,7 +254,8 @@ fn pop_any(words: &mut Words) -> Result<Ask, Refusal> {
 }
 
 fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<Ask, Refusal> {
-    let (mut count, mut block, mut lease, mut noack, mut with_meta) = (None, None, None, false, false);
+    let (mut count, mut block, mut lease, mut noack) = (None, None, None, false);
+    let (mut with_meta, mut bound) = (false, false);
     let mut seen = Seen::default();
     while let Some(option) = words.option() {
         match option.as_str() {
@@ -253,12 +278,18 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
                 seen.once(&option)?;
                 with_meta = true;
             }
-            "BOUND" => return Err(not_yet(&option)),
+            "BOUND" => {
+                seen.once(&option)?;
+                bound = true;
+            }
             _ => return Err(words.unknown(&option)),
         }
     }
     if noack && lease.is_some() {
         return Err("ERR NOACK and LEASE exclude each other: a job popped with NOACK has no lease".into());
+    }
+    if noack && bound {
+        return Err("ERR NOACK and BOUND exclude each other: a job popped with NOACK is nobody's to give back".into());
     }
     Ok(Ask::Pop(PopAsk {
         queues,
@@ -270,6 +301,7 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
         },
         many: count.is_some(),
         with_meta,
+        bound,
         block,
     }))
 }

@@ -14,7 +14,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, To, Work};
-use super::operation::{Operation, QueueName, Return};
+use super::operation::{Claim, Operation, QueueName, Return};
 use super::parse::{Ask, Block, PopAsk};
 use super::reply::{Popped, Reply};
 use super::single::Single;
@@ -147,6 +147,7 @@ impl Queues {
                 pop: ask.pop,
                 many: ask.many,
                 with_meta: ask.with_meta,
+                bound: ask.bound,
                 patience,
                 since: now,
                 got: Vec::new(),
@@ -225,9 +226,18 @@ impl Queues {
 
     /// Jobs that were popped and did not reach their client's socket.
     pub fn give_back(&mut self, queue: &QueueName, returns: Vec<Return>, now: Instant) {
+        self.for_nobody(queue, Operation::Return(returns), now);
+    }
+
+    /// Jobs that were bound to a connection which is closed.
+    pub fn lapse(&mut self, queue: &QueueName, claims: Vec<Claim>, now: Instant) {
+        self.for_nobody(queue, Operation::Lapse(claims), now);
+    }
+
+    fn for_nobody(&mut self, queue: &QueueName, operation: Operation, now: Instant) {
         let lane = self.lane(queue);
         self.lanes[lane as usize].push_front(Entry {
-            work: Work::Operation(Operation::Return(returns)),
+            work: Work::Operation(operation),
             to: To::Nobody,
             since: now,
             pipelined: false,
@@ -409,6 +419,7 @@ impl Queues {
             noack,
             many: false,
             with_meta: false,
+            bound: false,
             jobs,
         };
         let To::Pop(asker) = to else {
@@ -442,6 +453,7 @@ impl Queues {
         if let Some(request) = self.pops.remove(&asker) {
             popped.many = request.many;
             popped.with_meta = request.with_meta;
+            popped.bound = request.bound;
             popped.jobs = request.got;
             self.answer(asker, Reply::Jobs(popped));
         }
@@ -501,6 +513,7 @@ impl Queues {
                 );
                 Reply::Error(line.into())
             }
+            Outcome::Duplicate(id) => Reply::Id(mark, id),
             Outcome::Acked(count) => {
                 self.tally.acked += u64::from(count);
                 Reply::Integer(count.into())
@@ -818,7 +831,7 @@ fn claims_nothing(operation: &Operation) -> bool {
     match operation {
         Operation::Ack(claims) | Operation::Extend { claims, .. } => claims.is_empty(),
         Operation::Nack(nack) => nack.claims.is_empty(),
-        Operation::Push(_) | Operation::Return(_) | Operation::Pop(_) => false,
+        Operation::Push(_) | Operation::Return(_) | Operation::Lapse(_) | Operation::Pop(_) => false,
     }
 }
 

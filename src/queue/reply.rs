@@ -45,6 +45,8 @@ pub struct Popped {
     pub many: bool,
     /// `WITHMETA`.
     pub with_meta: bool,
+    /// `BOUND`.
+    pub bound: bool,
     pub jobs: Vec<Job>,
 }
 
@@ -176,14 +178,12 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
             None => out.null(),
         }
     }
-    for name in ["group", "unique"] {
+    for (name, text) in [("group", &None), ("unique", &record.unique), ("error", &record.error)] {
         out.bulk(name.as_bytes());
-        out.null();
-    }
-    out.bulk(b"error");
-    match &record.error {
-        Some(error) => out.bulk(error),
-        None => out.null(),
+        match text {
+            Some(text) => out.bulk(text),
+            None => out.null(),
+        }
     }
     out.bulk(b"payload");
     out.bulk(&view.payload);

@@ -31,6 +31,8 @@ pub struct Settings {
     /// Jobs leased at once.
     pub concurrency: u64,
     pub rate: Rate,
+    /// A job that is ready for longer goes before higher priorities.
+    pub max_wait: Duration,
 }
 
 /// What `QPAUSE` holds back.
@@ -85,7 +87,7 @@ const FIELDS: [Field; 18] = [
     field("result_ttl", Value::Only("3600000")),
     field("max_len", Value::Count(|s| &mut s.max_len)),
     field("max_lapses", Value::Small(|s| &mut s.max_lapses, 0)),
-    field("max_wait", Value::Only("0")),
+    field("max_wait", Value::Time(|s| &mut s.max_wait, 0)),
     field("dead_max_len", Value::Count(|s| &mut s.dead_max_len)),
     field("dead_ttl", Value::Time(|s| &mut s.dead_ttl, 0)),
     field("group_concurrency", Value::Only("1")),
@@ -209,6 +211,7 @@ impl Default for Settings {
             dead_ttl: Duration::from_secs(30 * 24 * 3600),
             concurrency: 0,
             rate: Rate(None),
+            max_wait: Duration::ZERO,
         }
     }
 }
@@ -226,6 +229,7 @@ impl From<QueueSettings> for Settings {
             dead_ttl: settings.dead_ttl,
             concurrency: settings.concurrency,
             rate: settings.rate,
+            max_wait: settings.max_wait,
             ..Self::default()
         }
     }

@@ -35,6 +35,8 @@ pub struct PopRequest {
     pub many: bool,
     /// Each job comes with its META.
     pub with_meta: bool,
+    /// The jobs are bound to the connection.
+    pub bound: bool,
     pub patience: Patience,
     pub since: Instant,
     /// What a pop of many jobs has got so far: a large `COUNT` takes several calls.
@@ -254,6 +256,7 @@ mod tests {
             pop,
             many: false,
             with_meta: false,
+            bound: false,
             patience,
             since: Instant::now(),
             got: Vec::new(),

@@ -4,23 +4,25 @@
 --
 -- ARGV after the prelude's: how many jobs are pushed, and if the queue is bounded, a space and its bound; how many the pops
 -- ask for, and if they are limited, a space and the limits: paused (1 or 0), leased at once, jobs of the rate, per so many
--- ms (each 0: no bound); how many the pops before the last one
+-- ms, ms after which a ready job goes before higher priorities (each 0: no bound); how many the pops before the last one
 -- that would wait ask for: if no more than these are popped, the worker waits (empty: nobody of its would wait); then
 -- words, each with what belongs to it:
 --   a n name×n                         QACK
 --   k n delay dead error jitter name×n QNACK; delay, error: empty if not given; jitter: 0 to 1
 --   x n lease name×n                   QEXTEND
+--   l n name×n                         leases that end now, with their worker's connection (BOUND)
 --   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it
 --   p n letter start ttl options (suffix payload)×n
 --                                      pushes of one kind; start: empty, +ms or =unix ms; options: a MessagePack map,
 --                                      or empty
 --   o n lease whose noack              pops of one kind; whose: 1 if the pop said the lease, so that it goes before the
 --                                      job's own
--- the first four as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
+-- the first five as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
 -- is current.
 --
 -- Returns now, next due or false, ready (as far as the limits let them be popped), more, what the pushes came to (the stamp
--- their ids begin with, behind it a colon and the numbers of the runs that the bound refused; or OOM: refused),
+-- their ids begin with, behind it a colon and the runs that were not stored: the number of one that the bound refused, the
+-- number, = and the id of the job that holds the key; or OOM: refused),
 -- the places of the names that did not count (1 is the first name of the call), then for the jobs popped: ids, payloads,
 -- and their meta records if there are any.
 
@@ -30,9 +32,11 @@ local at, last = 7, #ARGV
 -- Limits: `room` says how many jobs may be popped now, when the rate allows the next one if it allows none, and what its
 -- bucket holds. `as_limited` is how the queue stands for those who pop.
 local room, as_limited
+local max_wait = 0
 if not wanted then
   local paused, leased_at_once, rate, per
-  wanted, paused, leased_at_once, rate, per = ARGV[5]:match('^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  wanted, paused, leased_at_once, rate, per, max_wait = ARGV[5]:match('^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+  max_wait = tonumber(max_wait)
   wanted, leased_at_once, rate, per = tonumber(wanted), tonumber(leased_at_once), tonumber(rate), tonumber(per)
 
   function room()
@@ -157,12 +161,14 @@ if not calm or (first_end or now + 1) <= now then
     return id, name
   end
 
+  local any_unique = call('EXISTS', unique) == 1
+
   local function ack(name)
     local id, lease = named(name)
     place = place + 1
     if call('ZREM', leases, lease) == 1 then
       acked = acked + 1
-      forget(id)
+      forget(id, recall(id))
     else
       insert(places, place)
     end
@@ -171,6 +177,12 @@ if not calm or (first_end or now + 1) <= now then
   -- As above; if a name is that of no lease or comes twice, one after another.
   local function ack_all(first, n)
     local end_ = first + n - 1
+    if any_unique then
+      for i = first, end_ do
+        ack(ARGV[i])
+      end
+      return
+    end
     local ends, ids, seen = call('ZMSCORE', leases, unpack(ARGV, first, end_)), {}, {}
     for i = 1, n do
       local name = ARGV[first + i - 1]
@@ -207,7 +219,7 @@ if not calm or (first_end or now + 1) <= now then
     local wait = tonumber(delay) or backoff(record, jitter)
     count('nacked', 1)
     if lapsed_at(record, now) then
-      return expire(id)
+      return expire(id, record)
     end
     record.n = (record.n or 0) + 1
     record.e = text ~= '' and text or record.e
@@ -242,6 +254,10 @@ if not calm or (first_end or now + 1) <= now then
       if packed ~= '' then
         plain = false
         call('HSET', meta, id, packed)
+        local key = unpacked(packed).u
+        if key then
+          call('HSETNX', unique, key, id)
+        end
       end
       acked = acked - 1
     elseif call('ZREM', leases, name) == 0 then
@@ -267,6 +283,13 @@ if not calm or (first_end or now + 1) <= now then
         extend(ARGV[i], tonumber(ARGV[at + 2]))
       end
       at = at + 3 + n
+    elseif word == 'l' then
+      for i = at + 2, at + 1 + n do
+        if call('ZREM', leases, ARGV[i]) == 1 then
+          lapse(ARGV[i], now, returned)
+        end
+      end
+      at = at + 2 + n
     elseif word == 'b' then
       give_back(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
       at = at + 5
@@ -284,7 +307,7 @@ local heard = at > 7 -- something of them
 
 -- Pushes, a run of one kind at a time: the same priority and options, so the same record of them. The ids are written
 -- over the suffixes, so that ARGV is what HSET takes. Where the queue is bounded each request is a run of its own.
-local run, free, refused = 0, bound, {}
+local run, free, apart = 0, bound, {}
 if bound then
   free = bound - ready_in('n') - ready_in('u') - ready_in('h') - ready_in('l') - call('ZCARD', delayed)
 end
@@ -293,8 +316,18 @@ while ARGV[at] == 'p' do
   local ttl, options = ARGV[at + 4], ARGV[at + 5]
   local first, end_ = at + 6, at + 5 + 2 * n
   at, run = end_ + 1, run + 1
-  if free and n > free then
-    refused[#refused + 1] = run
+  local record = options ~= '' and cmsgpack.unpack(options) or {}
+  local held_by = false
+  if record.u and pushing > 0 then
+    --@include unique
+    held_by = holder(record.u)
+  end
+  if held_by then
+    apart[#apart + 1] = run .. '=' .. held_by
+    changes.pushed = (changes.pushed or 0) - n
+    changes.deduplicated = (changes.deduplicated or 0) + n
+  elseif free and n > free then
+    apart[#apart + 1] = run
     changes.pushed = (changes.pushed or 0) - n
   elseif pushing > 0 then
     free = free and free - n
@@ -313,9 +346,15 @@ while ARGV[at] == 'p' do
       local ms = tonumber((sub(start, 2))) or 0
       local due = sub(start, 1, 1) == '=' and ms or now + ms
       delayed_until = due > now and due
-      local record = options ~= '' and cmsgpack.unpack(options) or {}
       record.x = ttl ~= '' and now + tonumber(ttl) or nil
       record.t = delayed_until or nil
+      if record.u then
+        call('HSET', unique, record.u, ids[1])
+        if record.f then
+          call('ZADD', holds, now + record.f, record.u)
+        end
+        record.f = nil
+      end
       local packed = next(record) and cmsgpack.pack(record)
       plain = plain and not packed
       for _, id in ipairs(packed and ids or {}) do
@@ -337,8 +376,8 @@ while ARGV[at] == 'p' do
   end
 end
 
-if #refused > 0 and pushed ~= 'OOM' then
-  pushed = pushed .. ':' .. table.concat(refused, ',')
+if #apart > 0 and pushed ~= 'OOM' then
+  pushed = pushed .. ':' .. table.concat(apart, ',')
 end
 
 -- Taking jobs from the heads of the lists, strictly by priority. Tombstones are passed over, a bounded number.
@@ -350,6 +389,49 @@ if room then
   local most, _, held = room()
   wanted, tokens = min(wanted, most), held
 end
+
+-- Jobs that have been ready for too long go first, the one that waits longest before the others. Only the heads are looked
+-- at: who stands behind one waits for it anyway.
+if max_wait > 0 and not plain then
+  local function overdue_since(letter)
+    while passed < TOMBSTONES do
+      local id = call('LINDEX', lists[letter], 0)
+      if not id then
+        return math.huge
+      elseif call('HEXISTS', jobs, id) == 1 then
+        local packed = call('HGET', meta, id)
+        local record = packed and cmsgpack.unpack(packed) or {}
+        local since = math.max(record.w or 0, record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000))
+        return since + max_wait <= now and since or math.huge
+      end
+      call('LPOP', lists[letter])
+      changes[letter] = (changes[letter] or 0) - 1
+      passed = passed + 1
+    end
+    return math.huge
+  end
+
+  local since = {}
+  for letter in ('uhnl'):gmatch('.') do
+    since[letter] = got < wanted and overdue_since(letter) or math.huge
+  end
+  while got < wanted do
+    local first
+    for letter in ('uhnl'):gmatch('.') do
+      if since[letter] < math.huge and (not first or since[letter] < since[first]) then
+        first = letter
+      end
+    end
+    if not first then
+      break
+    end
+    got = got + 1
+    ids[got] = call('LPOP', lists[first])
+    payloads[got] = call('HGET', jobs, ids[got])
+    since[first] = overdue_since(first)
+  end
+end
+
 for letter in (plain and 'n' or 'uhnl'):gmatch('.') do
   while got < wanted and passed < TOMBSTONES do
     local taken = call('LPOP', lists[letter], min(wanted - got, BITE))
@@ -411,6 +493,13 @@ while served < got do
   end
   for i = 1, noack and 0 or k, 2 * BITE do
     call('ZADD', leases, unpack(entries, i, min(i + 2 * BITE - 1, k)))
+  end
+  for i = first, noack and records and end_ or 0 do
+    local record = records[i] and cmsgpack.unpack(records[i]) or {}
+    if record.u then
+      --@include unique
+      release(ids[i], record)
+    end
   end
   for i = first, noack and end_ or 0, BITE do
     call('HDEL', jobs, unpack(ids, i, min(i + BITE - 1, end_)))

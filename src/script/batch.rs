@@ -58,6 +58,8 @@ pub enum Outcome {
     Full,
     /// Pushing is paused; nothing was stored.
     Paused,
+    /// This job holds the unique key; nothing was stored.
+    Duplicate(LocalId),
     Acked(u32),
     Nacked(u32),
     Extended(u32),
@@ -111,12 +113,13 @@ fn write_wanted(call: &mut Call, settings: &Settings, wanted: u64) {
         rate: Rate(rate),
         ..
     } = settings;
-    if !pause.pop && *concurrency == 0 && rate.is_none() {
+    let max_wait = millis(settings.max_wait);
+    if !pause.pop && *concurrency == 0 && rate.is_none() && max_wait == 0 {
         return call.number(wanted);
     }
     let paused = u8::from(pause.pop);
     let (jobs, per) = rate.map_or((0, 1), |(jobs, per)| (jobs, millis(per)));
-    call.word(format!("{wanted} {paused} {concurrency} {jobs} {per}").as_bytes());
+    call.word(format!("{wanted} {paused} {concurrency} {jobs} {per} {max_wait}").as_bytes());
 }
 
 fn as_pop(operation: &Operation) -> Option<&Pop> {
@@ -155,7 +158,7 @@ fn write_claims(call: &mut Call, batch: &Batch) {
     for operation in batch.operations {
         match operation {
             Operation::Ack(claims) => acks.extend_from_slice(claims),
-            Operation::Nack(_) | Operation::Extend { .. } | Operation::Return(_) => {
+            Operation::Nack(_) | Operation::Extend { .. } | Operation::Return(_) | Operation::Lapse(_) => {
                 write_acks(call, &mut acks);
                 write_claim(call, operation, batch.jitter);
             }
@@ -196,6 +199,11 @@ fn write_claim(call: &mut Call, operation: &Operation, jitter: f64) {
             call.word(b"x");
             call.number(claims.len() as u64);
             call.number(*lease);
+            write_names(call, claims);
+        }
+        Operation::Lapse(claims) => {
+            call.word(b"l");
+            call.number(claims.len() as u64);
             write_names(call, claims);
         }
         Operation::Return(returns) => {
@@ -256,7 +264,9 @@ fn push_runs<'a>(settings: &Settings, operations: &'a [Operation]) -> Vec<Run<'a
             let options = &push.options;
             if options.priority == priority {
                 match runs.last_mut() {
-                    Some(run) if settings.max_len == 0 && run.options == options => run.pushes.push((number, push)),
+                    Some(run) if settings.max_len == 0 && options.unique.is_none() && run.options == options => {
+                        run.pushes.push((number, push))
+                    }
                     _ => runs.push(Run {
                         options,
                         pushes: vec![(number, push)],
@@ -322,8 +332,8 @@ pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Re
     let mut answer = Answer {
         stamp,
         paused: settings.pause.push,
-        full: match parts.next() {
-            Some(numbers) => refused(numbers, settings, operations),
+        apart: match parts.next() {
+            Some(runs) => set_apart(runs, settings, operations),
             None => Vec::new(),
         },
         width: suffix_width(pushed_jobs(operations)),
@@ -337,14 +347,20 @@ pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Re
     Ok(BatchReply { standing, outcomes })
 }
 
-/// The first jobs' numbers of the pushes that the bound refused. `numbers`: of their runs, from 1.
-fn refused(numbers: &[u8], settings: &Settings, operations: &[Operation]) -> Vec<usize> {
-    let runs = push_runs(settings, operations);
-    let run = |number: &[u8]| {
-        let number = usize::try_from(parse_integer(number)?).ok()?;
-        Some(runs.get(number.checked_sub(1)?)?.pushes.first()?.0)
+/// The pushes that were not stored, by the numbers of their first jobs, and why. `runs`: of each its number, from 1, and if
+/// another job holds its key, `=` and that one.
+fn set_apart(runs: &[u8], settings: &Settings, operations: &[Operation]) -> Vec<(usize, Outcome)> {
+    let known = push_runs(settings, operations);
+    let read = |run: &[u8]| {
+        let mut parts = run.splitn(2, |byte| *byte == b'=');
+        let number = usize::try_from(parse_integer(parts.next()?)?).ok()?;
+        let first = known.get(number.checked_sub(1)?)?.pushes.first()?.0;
+        Some(match parts.next() {
+            Some(holder) => (first, Outcome::Duplicate(LocalId::parse(holder)?)),
+            None => (first, Outcome::Full),
+        })
     };
-    numbers.split(|byte| *byte == b',').filter_map(run).collect()
+    runs.split(|byte| *byte == b',').filter_map(read).collect()
 }
 
 /// A reply being dealt out to the operations.
@@ -352,8 +368,7 @@ struct Answer {
     stamp: Bytes,
     /// No push was even tried.
     paused: bool,
-    /// The first jobs' numbers of refused pushes.
-    full: Vec<usize>,
+    apart: Vec<(usize, Outcome)>,
     width: usize,
     pushed: usize,
     /// In ascending order.
@@ -367,15 +382,17 @@ impl Answer {
         Ok(match operation {
             Operation::Push(_) if self.paused => Outcome::Paused,
             Operation::Push(_) if self.stamp.as_ref() == b"OOM" => Outcome::OutOfMemory,
-            Operation::Push(push) if self.full.contains(&self.pushed) => {
-                self.pushed += push.payloads.len();
-                Outcome::Full
-            }
-            Operation::Push(push) => Outcome::Pushed(self.ids(push)?),
+            Operation::Push(push) => match self.apart.iter().find(|(first, _)| *first == self.pushed) {
+                Some((_, outcome)) => {
+                    self.pushed += push.payloads.len();
+                    outcome.clone()
+                }
+                None => Outcome::Pushed(self.ids(push)?),
+            },
             Operation::Ack(claims) => Outcome::Acked(self.counted(claims.len())),
             Operation::Nack(nack) => Outcome::Nacked(self.counted(nack.claims.len())),
             Operation::Extend { claims, .. } => Outcome::Extended(self.counted(claims.len())),
-            Operation::Return(_) => Outcome::Returned,
+            Operation::Return(_) | Operation::Lapse(_) => Outcome::Returned,
             Operation::Pop(pop) => Outcome::Popped(self.popped.by_ref().take(pop.count as usize).collect()),
         })
     }

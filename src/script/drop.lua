@@ -5,7 +5,8 @@
 
 local dropped = before
 if not before then
-  dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry)
+  dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, unique,
+    holds)
   dropped = min(dropped, 1)
   tombstones = {}
   call('SET', lane, sequence .. '\n' .. dropped, 'PX', KEPT)

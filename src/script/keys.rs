@@ -9,7 +9,7 @@ use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 14;
+pub const KEYS: usize = 16;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -24,6 +24,8 @@ const NAMES: [&str; KEYS - 1] = [
     "stats",
     "waiting",
     "settings",
+    "unique",
+    "holds",
 ];
 
 /// Words that every call begins with: who calls, sequence, settings.

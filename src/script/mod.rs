@@ -3,7 +3,8 @@
 //! is the lanes' business, and nothing here talks to Redis.
 //!
 //! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
-//!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling who waits.
+//!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling
+//!   who waits, and `unique.lua`, who holds a key.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`), [`remove`] (`delete.lua`, `purge.lua`) and [`mend`] (`configure.lua`,
 //!   `revive.lua`, `drop.lua`).
@@ -55,8 +56,10 @@ pub struct Scripts {
 const PRELUDE: &str = include_str!("prelude.lua");
 const UPKEEP: &str = include_str!("upkeep.lua");
 const WAKE: &str = include_str!("wake.lua");
+const UNIQUE: &str = include_str!("unique.lua");
 const INCLUDE_UPKEEP: &str = "--@include upkeep";
 const INCLUDE_WAKE: &str = "--@include wake";
+const INCLUDE_UNIQUE: &str = "--@include unique";
 const CLOCK: &str = "call('TIME')";
 
 impl Scripts {
@@ -71,10 +74,8 @@ impl Scripts {
 
     fn with_prelude(prelude: &str) -> Self {
         let script = |name, body: &str| {
-            let source = format!(
-                "{prelude}\n{}",
-                body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE)
-            );
+            let body = body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE);
+            let source = format!("{prelude}\n{}", body.replace(INCLUDE_UNIQUE, UNIQUE));
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };

@@ -6,7 +6,7 @@
 --   T:jobs    hash  id → payload, byte for byte. A job exists as long as it stands here, and no longer.
 --   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
 --                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
---                   l lease, e error, h its META: field, value, field …). A plain waiting job has none.
+--                   l lease, e error, u unique key, w ready again since, after a lapse, h its META: field, value, field …). A plain waiting job has none.
 --   T:ready:urgent, :high, :normal, :low   lists of ids, the head is served first
 --   T:delayed zset  id, due ms
 --   T:leases  zset  lease name, end ms. The name is the id on its first delivery, id.n on its n-th: a receipt of an
@@ -18,6 +18,8 @@
 --                   the number of tombstones, ids in its list whose job was deleted or has expired
 --   T:waiting zset  worker, ms since when it waits for a job
 --   T:settings hash what QCONFIG SET changed of the queue's settings, and whether it is paused
+--   T:unique  hash  unique key → id of the job that holds it
+--   T:holds   zset  unique key, ms until which FOR holds it
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list.
@@ -32,7 +34,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, lane = unpack(KEYS)
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, lane = unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}
 
@@ -48,7 +50,7 @@ local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber
 local changes = {} -- of counters and tombstones, by how much
 
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
-local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting) == 0
+local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds) == 0
 local nobody_waits = plain or call('EXISTS', waiting) == 0
 local more = false -- upkeep is left
 

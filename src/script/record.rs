@@ -24,6 +24,9 @@ pub struct Record {
     pub error: Option<Bytes>,
     /// Fields and values, as the push gave them.
     pub meta: Vec<(Bytes, Bytes)>,
+    pub unique: Option<Bytes>,
+    /// Unix ms: when its last lapse made it ready again.
+    pub ready_again: Option<u64>,
 }
 
 impl Record {
@@ -57,6 +60,8 @@ impl Record {
                 b"m" => record.max_backoff = Some(number.ok_or(BAD)?),
                 b"l" => record.lease = Some(number.ok_or(BAD)?),
                 b"e" => record.error = Some(text(&value).ok_or(BAD)?),
+                b"u" => record.unique = Some(text(&value).ok_or(BAD)?),
+                b"w" => record.ready_again = Some(number.ok_or(BAD)?),
                 b"h" => record.meta = pairs(&value).ok_or(BAD)?,
                 _ => {} // a later version's
             }
@@ -86,20 +91,24 @@ fn pairs(value: &ValueRef) -> Option<Vec<(Bytes, Bytes)>> {
         .collect()
 }
 
-/// The record that a push gives its jobs, but for what depends on Redis's clock; empty if there is nothing to remember.
+/// The record that a push gives its jobs, but for what depends on Redis's clock; with it, as `f`, for how long their unique
+/// key is held. Empty if there is nothing to remember.
 pub(super) fn encode_options(options: &JobOptions) -> Vec<u8> {
+    let unique = options.unique.as_ref();
     let numbers = [
         ("r", options.retries.map(u64::from)),
         ("b", options.backoff),
         ("m", options.max_backoff),
         ("l", options.lease),
+        ("f", unique.and_then(|unique| unique.hold)),
     ];
+    let key = unique.map(|unique| &unique.key);
     let given = numbers.iter().filter(|(_, number)| number.is_some()).count();
-    let fields = given + usize::from(!options.meta.is_empty());
+    let fields = given + usize::from(key.is_some()) + usize::from(!options.meta.is_empty());
     let mut packed = Vec::new();
     if fields > 0 {
         // Writing to memory cannot fail.
-        let _ = write_fields(&mut packed, fields, &numbers, &options.meta);
+        let _ = write_fields(&mut packed, fields, &numbers, key, &options.meta);
     }
     packed
 }
@@ -108,6 +117,7 @@ fn write_fields(
     packed: &mut Vec<u8>,
     fields: usize,
     numbers: &[(&str, Option<u64>)],
+    key: Option<&Bytes>,
     meta: &[(Bytes, Bytes)],
 ) -> Result<(), ValueWriteError> {
     encode::write_map_len(packed, fields as u32)?;
@@ -117,14 +127,23 @@ fn write_fields(
             encode::write_uint(packed, *number)?;
         }
     }
+    if let Some(key) = key {
+        encode::write_str(packed, "u")?;
+        write_text(packed, key)?;
+    }
     if !meta.is_empty() {
         encode::write_str(packed, "h")?;
         encode::write_array_len(packed, 2 * meta.len() as u32)?;
         for word in meta.iter().flat_map(|(field, value)| [field, value]) {
-            // As text, whatever bytes it has: Redis's MessagePack knows no binary.
-            encode::write_str_len(packed, word.len() as u32)?;
-            packed.extend_from_slice(word);
+            write_text(packed, word)?;
         }
     }
+    Ok(())
+}
+
+/// As text, whatever bytes it has: Redis's MessagePack knows no binary.
+fn write_text(packed: &mut Vec<u8>, bytes: &[u8]) -> Result<(), ValueWriteError> {
+    encode::write_str_len(packed, bytes.len() as u32)?;
+    packed.extend_from_slice(bytes);
     Ok(())
 }

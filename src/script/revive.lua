@@ -30,8 +30,11 @@ for _, id in ipairs(ids) do
       count('redriven', 1)
     end
     if lapsed_at(record, now) then
-      expire(id)
+      expire(id, record)
     else
+      if record.u then
+        call('HSETNX', unique, record.u, id) -- if another has it by now, this one does without
+      end
       remember(id, record)
       call('RPUSH', lists[sub(id, -1)], id)
       if record.x then

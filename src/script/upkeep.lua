@@ -9,8 +9,10 @@ for number in sub(ARGV[3], #version + 2):gmatch('%d+') do
 end
 local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age = unpack(settings)
 
+--@include unique
+
 -- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 ms.
-local LAPSED, EXPIRED, DUE, BURIED = 128, 128, 400, 200
+local LAPSED, EXPIRED, DUE, BURIED, HELD = 128, 128, 400, 200, 128
 
 local function count(field, by)
   changes[field] = (changes[field] or 0) + by
@@ -35,7 +37,8 @@ local function remember(id, record)
   call('HSET', meta, id, pack(record))
 end
 
-local function forget(id)
+local function forget(id, record)
+  release(id, record)
   call('HDEL', jobs, id)
   call('HDEL', meta, id)
 end
@@ -54,12 +57,13 @@ local function lapsed_at(record, at)
   return record.x and record.x <= at
 end
 
-local function expire(id)
-  forget(id)
+local function expire(id, record)
+  forget(id, record)
   count('expired', 1)
 end
 
 local function bury(id, record, at)
+  release(id, record)
   remember(id, record)
   call('ZADD', dead, at, id)
 end
@@ -67,7 +71,7 @@ end
 -- To the front of its priority, or away if its TTL is over. `fronts` gathers, `to_the_front` moves them.
 local function line_up(fronts, id, record)
   if lapsed_at(record, now) then
-    return expire(id)
+    return expire(id, record)
   end
   local letter = sub(id, -1)
   fronts[letter] = fronts[letter] or {}
@@ -91,6 +95,25 @@ end
 --      length of the list.
 --   3. Delayed jobs go to the back of their priority, in the order in which they fell due.
 --   4. Dead letters beyond the number or the age that is kept go.
+--   5. Unique keys that FOR has held go, if their jobs have.
+
+-- A delivery was lost with its worker, at that moment.
+local function lapse(name, at, fronts)
+  local dot = find(name, '.', 1, true)
+  local id = dot and sub(name, 1, dot - 1) or name
+  local record = recall(id)
+  local used_up = delivery(record) >= (record.r or retries)
+  record.s = (record.s or 0) + 1
+  if lapsed_at(record, at) then
+    expire(id, record)
+  elseif used_up or (lapses_allowed > 0 and record.s >= lapses_allowed) then
+    bury(id, record, at)
+  else
+    record.w = at
+    remember(id, record)
+    line_up(fronts, id, record)
+  end
+end
 
 local function end_leases()
   local ended = call('ZRANGEBYSCORE', leases, '-inf', now, 'WITHSCORES', 'LIMIT', 0, LAPSED)
@@ -101,21 +124,8 @@ local function end_leases()
   plain = false
   local fronts = {}
   for i = 1, #ended, 2 do
-    local name, at = ended[i], tonumber(ended[i + 1])
-    local dot = find(name, '.', 1, true)
-    local id = dot and sub(name, 1, dot - 1) or name
-    local record = recall(id)
-    local used_up = delivery(record) >= (record.r or retries)
-    call('ZREM', leases, name)
-    record.s = (record.s or 0) + 1
-    if lapsed_at(record, at) then
-      expire(id)
-    elseif used_up or (lapses_allowed > 0 and record.s >= lapses_allowed) then
-      bury(id, record, at)
-    else
-      remember(id, record)
-      line_up(fronts, id, record)
-    end
+    call('ZREM', leases, ended[i])
+    lapse(ended[i], tonumber(ended[i + 1]), fronts)
   end
   to_the_front(fronts)
 end
@@ -128,7 +138,7 @@ local function drop_expired()
     if call('ZREM', delayed, id) == 0 then
       count(sub(id, -1), 1)
     end
-    expire(id)
+    expire(id, recall(id))
   end
 end
 
@@ -169,11 +179,23 @@ local function trim_dead()
   end
 end
 
+local function end_holds()
+  local keys = call('ZRANGEBYSCORE', holds, '-inf', now, 'LIMIT', 0, HELD)
+  more = more or #keys == HELD
+  for _, key in ipairs(keys) do
+    call('ZREM', holds, key)
+    if has_ended(call('HGET', unique, key) or '') then
+      call('HDEL', unique, key)
+    end
+  end
+end
+
 local function bring_back()
   end_leases()
   if not plain then
     drop_expired()
     end_delays()
     trim_dead()
+    end_holds()
   end
 end

@@ -81,3 +81,25 @@ fn a_client_that_vanishes_while_blocked_takes_no_job_along() {
         );
     }
 }
+
+#[test]
+fn bound_jobs_come_back_when_their_connection_closes() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let (mut bound, mut other) = (proxy.client(), proxy.client());
+    other.run("QMPUSH q 4 a b c d");
+    let jobs = bound.run("QPOP q COUNT 4 BOUND");
+    let receipt = |n: usize| jobs.items()[n].items()[1].text();
+    assert_eq!(bound.call(&["QACK", "q", &receipt(1)]).integer(), 1);
+    assert_eq!(
+        other.call(&["QACK", "q", &receipt(3)]).integer(),
+        1,
+        "over another connection"
+    );
+    drop(bound);
+    for payload in ["a", "c"] {
+        let job = other.run("QPOP q BLOCK 5000");
+        assert_eq!((job.items()[2].text(), job.items()[3].integer()), (payload.into(), 2));
+    }
+    assert!(other.run("QPOP q").is_null());
+}

@@ -54,6 +54,8 @@ pub struct Queue {
     counted: Stats,
     /// What the rate's bucket held, and when.
     bucket: Option<(f64, u64)>,
+    /// Unique keys: who holds each, and until when FOR does.
+    keys: BTreeMap<Bytes, (LocalId, u64)>,
 }
 
 impl Queue {
@@ -66,6 +68,7 @@ impl Queue {
             last: None,
             counted: Stats::default(),
             bucket: None,
+            keys: BTreeMap::new(),
         }
     }
 
@@ -96,8 +99,15 @@ impl Queue {
                     let place = Place::Leased { until: now + lease };
                     *outcome = Outcome::Extended(each(claims, &mut |queue, id, _| queue.job(id).place = place));
                 }
+                Operation::Lapse(claims) => {
+                    for claim in claims.iter().filter(|claim| claim.delivery.is_some()) {
+                        if self.holds(*claim) && self.lapse(claim.job, now) {
+                            returned.push(claim.job);
+                        }
+                    }
+                }
                 Operation::Return(jobs) => {
-                    returned.extend(jobs.iter().filter(|job| self.take_back(job)).map(|j| j.job))
+                    returned.extend(jobs.iter().filter(|job| self.take_back(job, now)).map(|j| j.job))
                 }
                 Operation::Push(_) | Operation::Pop(_) => {}
             }
@@ -107,9 +117,13 @@ impl Queue {
         for (at, push) in in_served_order(operations) {
             let waiting = self.in_state(State::Ready).len() + self.in_state(State::Delayed).len();
             let bound = self.settings.max_len as usize;
-            outcomes[at] = match bound > 0 && waiting + push.payloads.len() > bound {
-                true => Outcome::Full,
-                false => Outcome::Pushed(self.push(push, now, &real[at])),
+            outcomes[at] = match self.holder(push, now) {
+                Some(id) => {
+                    self.counted.deduplicated += 1;
+                    Outcome::Duplicate(id)
+                }
+                None if bound > 0 && waiting + push.payloads.len() > bound => Outcome::Full,
+                None => Outcome::Pushed(self.push(push, now, &real[at])),
             };
         }
         let mut ids: Vec<_> = outcomes.iter().flat_map(pushed).copied().collect();
@@ -129,6 +143,16 @@ impl Queue {
             }
         }
         outcomes
+    }
+
+    fn holder(&self, push: &Push, now: u64) -> Option<LocalId> {
+        let (id, until) = self.keys.get(&push.options.unique.as_ref()?.key)?;
+        (!self.has_ended(*id) || *until > now).then_some(*id)
+    }
+
+    fn has_ended(&self, id: LocalId) -> bool {
+        let held = self.jobs.get(&id);
+        held.is_none_or(|held| held.place.state() == State::Dead)
     }
 
     /// How many jobs the limits let be popped, and when the rate allows the next if it allows none.
@@ -197,10 +221,24 @@ impl Queue {
                 self.expire(*id);
             } else {
                 held.place = Place::Ready;
+                let key = held.record.unique.clone();
+                self.hold_again(*id, key, now);
                 self.list(*id).push_back(*id);
             }
         }
         revived
+    }
+
+    /// A job that had ended goes on: it has its key again unless another has it.
+    fn hold_again(&mut self, id: LocalId, key: Option<Bytes>, now: u64) {
+        let Some(key) = key else { return };
+        let free = self
+            .keys
+            .get(&key)
+            .is_none_or(|(other, until)| *other != id && self.has_ended(*other) && *until <= now);
+        if free {
+            self.keys.insert(key, (id, 0));
+        }
     }
 
     pub fn drop_queue(&mut self) -> bool {
@@ -350,7 +388,7 @@ impl Queue {
     }
 
     /// Whether there was something to take back.
-    fn take_back(&mut self, back: &Return) -> bool {
+    fn take_back(&mut self, back: &Return, now: u64) -> bool {
         if let Some((payload, record)) = &back.taken {
             let record = Record::decode_or_default(record.as_ref()).expect("a record");
             let held = Held {
@@ -359,7 +397,10 @@ impl Queue {
                 place: Place::Ready,
             };
             self.counted.acked -= 1;
-            return self.jobs.insert(back.job, held).is_none();
+            let key = held.record.unique.clone();
+            let is_back = self.jobs.insert(back.job, held).is_none();
+            self.hold_again(back.job, key, now);
+            return is_back;
         }
         self.holds(Claim {
             job: back.job,
@@ -414,27 +455,36 @@ impl Queue {
     }
 
     fn end_leases(&mut self, now: u64) {
-        let Settings {
-            retries, max_lapses, ..
-        } = self.settings;
         let mut back = Vec::new();
         for id in self.in_state(State::Leased) {
-            let held = self.job(id);
-            let Place::Leased { until } = held.place else { continue };
-            if until > now {
+            let Place::Leased { until } = self.job(id).place else {
                 continue;
-            }
-            let used_up = held.record.delivery() >= held.record.retries.unwrap_or(retries);
-            held.record.lapses += 1;
-            if held.record.expires.is_some_and(|expires| expires <= until) {
-                self.expire(id);
-            } else if used_up || (max_lapses > 0 && held.record.lapses >= max_lapses) {
-                held.place = Place::Dead { since: until };
-            } else {
+            };
+            if until <= now && self.lapse(id, until) {
                 back.push(id);
             }
         }
         self.put_in_front(back, now);
+    }
+
+    /// A delivery was lost with its worker at that time. True: the job is to be served again.
+    fn lapse(&mut self, id: LocalId, at: u64) -> bool {
+        let Settings {
+            retries, max_lapses, ..
+        } = self.settings;
+        let held = self.job(id);
+        let used_up = held.record.delivery() >= held.record.retries.unwrap_or(retries);
+        held.record.lapses += 1;
+        if held.record.expires.is_some_and(|expires| expires <= at) {
+            self.expire(id);
+        } else if used_up || (max_lapses > 0 && held.record.lapses >= max_lapses) {
+            held.place = Place::Dead { since: at };
+        } else {
+            held.record.ready_again = Some(at);
+            held.place = Place::Ready;
+            return true;
+        }
+        false
     }
 
     fn push(&mut self, push: &Push, now: u64, real: &Outcome) -> Vec<LocalId> {
@@ -451,6 +501,7 @@ impl Queue {
             max_backoff,
             lease,
             ref meta,
+            ref unique,
         } = push.options;
         let due = match start {
             Start::Now => now,
@@ -465,11 +516,16 @@ impl Queue {
                 max_backoff,
                 lease,
                 meta: meta.clone(),
+                unique: unique.as_ref().map(|unique| unique.key.clone()),
                 ..Record::default()
             };
             let default = self.settings.ttl.as_millis() as u64;
             record.expires = ttl.or((default > 0).then_some(default)).map(|ttl| now + ttl);
             record.ready_from = (due > now).then_some(due);
+            if let Some(unique) = unique {
+                let until = unique.hold.map_or(0, |hold| now + hold);
+                self.keys.insert(unique.key.clone(), (*id, until));
+            }
             let place = if due > now {
                 Place::Delayed { due }
             } else {
@@ -492,7 +548,18 @@ impl Queue {
     }
 
     fn pop(&mut self, pop: &Pop, now: u64) -> Option<Job> {
-        let id = self.ready.iter_mut().find_map(VecDeque::pop_front)?;
+        let longest = self.settings.max_wait.as_millis() as u64;
+        let heads = self.ready.iter().filter_map(VecDeque::front).filter(|_| longest > 0);
+        let since = |id: &LocalId| {
+            let record = &self.jobs[id].record;
+            let ready_from = record.ready_from.unwrap_or(id.pushed_ms());
+            ready_from.max(record.ready_again.unwrap_or(0))
+        };
+        let overdue = heads.filter(|id| since(id) + longest <= now).min_by_key(|id| since(id));
+        let id = match overdue.copied() {
+            Some(id) => self.list(id).pop_front()?,
+            None => self.ready.iter_mut().find_map(VecDeque::pop_front)?,
+        };
         let held = &self.jobs[&id];
         let lease = pop
             .lease

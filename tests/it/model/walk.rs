@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use millrace::config::Rate;
 use millrace::queue::id::LocalId;
-use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State};
+use millrace::queue::operation::{
+    Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Unique,
+};
 use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
@@ -73,6 +75,7 @@ enum Wish {
     },
     Extend(Vec<Pick>, u64),
     Return(Index),
+    Lapse(Vec<Pick>),
     Pop(Pop),
 }
 
@@ -120,6 +123,7 @@ fn options() -> impl Strategy<Value = JobOptions> {
             max_backoff,
             lease,
             meta,
+            unique: None,
         },
     );
     prop_oneof![2 => Just(JobOptions::default()), 1 => special]
@@ -128,6 +132,14 @@ fn options() -> impl Strategy<Value = JobOptions> {
 fn wish() -> impl Strategy<Value = Wish> {
     let payloads = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..8).prop_map(Bytes::from), 1..4);
     let push = (payloads, options()).prop_map(|(payloads, options)| Wish::Push(Push { payloads, options }));
+    let key = (select(vec!["a", "b"]), option::of(1u64..3000)).prop_map(|(key, hold)| Unique { key: key.into(), hold });
+    let unique = (options(), key).prop_map(|(options, unique)| {
+        let unique = Some(unique);
+        Wish::Push(Push {
+            payloads: vec!["one".into()],
+            options: JobOptions { unique, ..options },
+        })
+    });
     let error = option::of("[a-z]{0,3}".prop_map(Bytes::from));
     let nack =
         (picks(), option::of(0u64..1000), error, prop::bool::weighted(0.2)).prop_map(|(picks, delay, error, dead)| {
@@ -154,7 +166,9 @@ fn wish() -> impl Strategy<Value = Wish> {
         });
     prop_oneof![
         4 => push,
+        2 => unique,
         4 => pop,
+        1 => picks().prop_map(Wish::Lapse),
         3 => picks().prop_map(Wish::Ack),
         2 => nack,
         1 => (picks(), 1u64..2000).prop_map(|(picks, lease)| Wish::Extend(picks, lease)),
@@ -213,6 +227,10 @@ impl Twins {
             ..Settings::default()
         };
         let settings = match name {
+            "mails" => Settings {
+                max_wait: Duration::from_millis(700),
+                ..settings
+            },
             "limited" => Settings {
                 ttl: Duration::from_millis(2500),
                 max_len: 8,
@@ -263,6 +281,12 @@ impl Twins {
         Some(match wish.clone() {
             Wish::Push(push) => Operation::Push(push),
             Wish::Pop(pop) => Operation::Pop(pop),
+            Wish::Lapse(picks) => {
+                let claims = self.claims(&picks);
+                Operation::Lapse(some(
+                    claims.into_iter().filter(|claim| claim.delivery.is_some()).collect(),
+                )?)
+            }
             Wish::Ack(picks) => Operation::Ack(some(self.claims(&picks))?),
             Wish::Extend(picks, lease) => Operation::Extend {
                 claims: some(self.claims(&picks))?,
@@ -454,6 +478,8 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
     for twins in &mut queues {
         assert_sound(bench, twins.name);
         twins.lanes[0].purge(None);
+        bench.advance(3000); // FOR holds keys beyond their jobs
+        twins.lanes[0].stats();
         assert_drained(bench, twins.name);
     }
 }
