@@ -29,6 +29,7 @@ pub enum Verb {
     Redrive,
     Promote,
     Drop,
+    Result,
 }
 
 /// What `COMMAND` and `COMMAND DOCS` say of a queue command.
@@ -67,9 +68,9 @@ pub enum Kind {
 }
 
 /// In the contract, and not served yet. They are answered here, as Redis does not know them either.
-pub const LATER: [&str; 5] = ["qresult", "qexplain", "qscan", "qcheck", "qcron"];
+pub const LATER: [&str; 4] = ["qexplain", "qscan", "qcheck", "qcron"];
 
-pub const COMMANDS: [Spec; 19] = [
+pub const COMMANDS: [Spec; 20] = [
     Spec {
         verb: Verb::Push,
         name: "qpush",
@@ -144,7 +145,32 @@ pub const COMMANDS: [Spec; 19] = [
         since: FIRST,
         summary: "Completes jobs, which removes them, and returns how many there were.",
         complexity: "O(N), N being the number of receipts",
-        arguments: &[QUEUE, RECEIPTS],
+        arguments: &[
+            QUEUE,
+            RECEIPTS,
+            Argument {
+                kind: Kind::Block(&[
+                    Argument {
+                        optional: false,
+                        ..text("result").after("RESULT")
+                    },
+                    integer("ttl-ms").after("TTL"),
+                ]),
+                optional: true,
+                ..text("result")
+            },
+        ],
+    },
+    Spec {
+        verb: Verb::Result,
+        name: "qresult",
+        arity: -3,
+        flags: &["readonly", "noscript", "blocking"],
+        categories: &["@read", "@slow", "@blocking", CATEGORY],
+        since: FIRST,
+        summary: "Returns what QACK said came of a job, and may wait for the job's end.",
+        complexity: "O(1)",
+        arguments: &[QUEUE, text("id"), BLOCK],
     },
     Spec {
         verb: Verb::Nack,

@@ -156,7 +156,7 @@ pub struct Queue {
     pub dead_max_len: Option<Count>,
     /// How long a dead job is kept, up to 3650d. 0s: no bound.
     pub dead_ttl: Option<Period>,
-    /// *Not yet supported.* How long a result is kept.
+    /// How long a result is kept, unless the acknowledgement says otherwise; 1ms to 3650d.
     pub result_ttl: Option<Period>,
     /// *Not yet supported.* Jobs of one group that may be leased at once.
     pub group_concurrency: Option<Count>,

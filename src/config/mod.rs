@@ -108,6 +108,7 @@ pub struct QueueSettings {
     pub concurrency: u64,
     pub rate: Rate,
     pub max_wait: Duration,
+    pub result_ttl: Duration,
 }
 
 impl Default for QueueSettings {

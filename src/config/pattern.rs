@@ -31,6 +31,7 @@ impl Patterns {
             dead_ttl: self.duration(queue, |table| table.dead_ttl),
             max_len: self.number(queue, |table| table.max_len),
             concurrency: self.number(queue, |table| table.concurrency),
+            result_ttl: self.duration(queue, |table| table.result_ttl),
             max_wait: self.duration(queue, |table| table.max_wait),
             rate: self.find(queue, |table| table.rate).unwrap_or_default(),
         }

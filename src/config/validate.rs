@@ -88,7 +88,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
             "partitions",
             queue.partitions.is_some_and(|partitions| partitions.0 > 1),
         ),
-        ("result_ttl", asked(&queue.result_ttl, &plain.result_ttl)),
         (
             "group_concurrency",
             asked(&queue.group_concurrency, &plain.group_concurrency),
@@ -230,6 +229,7 @@ fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
             ("backoff", queue.backoff, Duration::ZERO..=LONGEST),
             ("max_backoff", queue.max_backoff, Duration::ZERO..=LONGEST),
             ("dead_ttl", queue.dead_ttl, Duration::ZERO..=LONGEST),
+            ("result_ttl", queue.result_ttl, MILLISECOND..=LONGEST),
             ("max_wait", queue.max_wait, Duration::ZERO..=LONGEST),
         ];
         for (name, value, range) in times {

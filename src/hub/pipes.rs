@@ -130,7 +130,7 @@ impl Hub {
         state.trouble.clear();
         match index {
             QUEUES => self.counters.upstream_up.set(1),
-            EARS => self.queues.hears_again(),
+            EARS => self.queues.hears_again(Instant::now()),
             _ => {}
         }
         self.want_flush();

@@ -184,6 +184,7 @@ impl Hub {
         let Ask::Settle { queue, operation } = ask else { return };
         let claims = match operation {
             Operation::Ack(claims) => claims,
+            Operation::Finish(finish) => &finish.claims,
             Operation::Nack(nack) => &nack.claims,
             _ => return,
         };

@@ -54,6 +54,7 @@ impl Entry {
     fn bytes(&self) -> usize {
         match &self.work {
             Work::Operation(Operation::Push(push)) => push.payloads.iter().map(|payload| payload.len()).sum(),
+            Work::Operation(Operation::Finish(finish)) => finish.result.len(),
             _ => 0,
         }
     }
@@ -324,7 +325,7 @@ fn readied(operation: &Operation) -> usize {
         Operation::Return(returns) => returns.len(),
         Operation::Nack(nack) => nack.claims.len(),
         Operation::Lapse(claims) => claims.len(),
-        Operation::Ack(_) | Operation::Extend { .. } | Operation::Pop(_) => 0,
+        Operation::Ack(_) | Operation::Finish(_) | Operation::Extend { .. } | Operation::Pop(_) => 0,
     }
 }
 
@@ -348,6 +349,7 @@ impl Batch {
                 push.payloads.iter().map(|payload| payload.len()).sum(),
             ),
             Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
+            Operation::Finish(finish) => (finish.claims.len(), finish.result.len()),
             Operation::Nack(nack) => (nack.claims.len(), 0),
             Operation::Return(returns) => (returns.len(), 0),
             Operation::Pop(pop) => (pop.count as usize, 0),

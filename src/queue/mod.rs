@@ -2,10 +2,11 @@
 //!
 //! - [`parse`]: a queue command → what it asks. [`operation`]: the words for that. [`id`]: how a job is named.
 //! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch, [`pace`]: and when.
-//!   [`waiting`]: pops that wait.
+//!   [`waiting`]: pops that wait. [`awaiting`]: who waits for a job's end.
 //! - [`single`]: calls that stand for themselves. [`settings`]: what a queue goes by.
 //! - [`reply`]: what a command comes to, and how it is written.
 
+pub mod awaiting;
 pub mod id;
 pub mod lane;
 pub mod operation;

@@ -174,6 +174,15 @@ pub struct Nack {
     pub dead: bool,
 }
 
+/// `QACK` with a result, which each of the jobs gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    pub claims: Vec<Claim>,
+    pub result: Bytes,
+    /// For how many milliseconds it is kept; `None`: the queue's `result_ttl`.
+    pub ttl: Option<u64>,
+}
+
 /// A job that was popped and never reached its client's socket: it goes back to the front, and the delivery does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Return {
@@ -188,6 +197,8 @@ pub struct Return {
 pub enum Operation {
     Push(Push),
     Ack(Vec<Claim>),
+    /// `QACK … RESULT`.
+    Finish(Finish),
     Nack(Nack),
     Extend {
         claims: Vec<Claim>,

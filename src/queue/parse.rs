@@ -7,7 +7,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::id::{LocalId, QueueMark};
-use super::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State, Unique};
+use super::operation::{
+    Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State, Unique,
+};
 use super::settings::{Pause, Settings};
 use super::single::Single;
 use crate::command::Verb;
@@ -51,6 +53,12 @@ pub enum Ask {
     NoJob {
         queue: QueueName,
     },
+    /// `QRESULT`.
+    Result {
+        queue: QueueName,
+        job: LocalId,
+        block: Option<Block>,
+    },
     /// What is asked alone, not in a batch.
     Single {
         queue: QueueName,
@@ -66,6 +74,7 @@ impl Ask {
             Self::Push { queue, .. }
             | Self::Settle { queue, .. }
             | Self::NoJob { queue }
+            | Self::Result { queue, .. }
             | Self::Single { queue, .. } => queue,
         }
     }
@@ -100,7 +109,7 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::PushMany => push_many(&mut words, max_payload),
         Verb::Pop => pop(&mut words),
         Verb::PopAny => pop_any(&mut words),
-        Verb::Ack => ack(&mut words),
+        Verb::Ack => ack(&mut words, max_payload),
         Verb::Nack => nack(&mut words),
         Verb::Extend => extend(&mut words),
         Verb::Len => alone(&mut words, Single::Len),
@@ -114,6 +123,7 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Resume => alone(&mut words, Single::Configure(Settings::resuming())),
         Verb::Redrive => redrive(&mut words),
         Verb::Promote => promote(&mut words),
+        Verb::Result => result(&mut words),
         Verb::Drop => alone(&mut words, Single::Drop),
     }
 }
@@ -264,10 +274,7 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
                 count = Some(words.number(&option, 1, MAX_COUNT)? as u32);
             }
             "BLOCK" => {
-                block = Some(match seen.ms(words, &option, 0)? {
-                    0 => Block::Forever,
-                    ms => Block::Ms(ms),
-                });
+                block = Some(words.block(&mut seen)?);
             }
             "LEASE" => lease = Some(seen.ms(words, &option, 1)?),
             "NOACK" => {
@@ -306,18 +313,51 @@ fn pop_options(words: &mut Words, queues: SmallVec<[QueueName; 1]>) -> Result<As
     }))
 }
 
-fn ack(words: &mut Words) -> Result<Ask, Refusal> {
+fn ack(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let claims = words.claims(&queue, &["RESULT", "TTL"])?;
-    if let Some(option) = words.option() {
-        return Err(match option.as_str() {
-            "RESULT" => not_yet(&option),
-            "TTL" => "ERR TTL needs RESULT".into(),
-            _ => words.unknown(&option),
-        });
+    let (mut result, mut ttl) = (None, None);
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        match option.as_str() {
+            "RESULT" => {
+                seen.once(&option)?;
+                let bytes = words.value(&option)?;
+                if bytes.len() > max_payload {
+                    return Err(format!(
+                        "ERR RESULT of {} bytes is larger than max_payload, {max_payload} bytes",
+                        bytes.len()
+                    ));
+                }
+                result = Some(Bytes::copy_from_slice(bytes));
+            }
+            "TTL" => ttl = Some(seen.ms(words, &option, 1)?),
+            _ => return Err(words.unknown(&option)),
+        }
     }
-    let operation = Operation::Ack(claims);
+    let operation = match (result, ttl) {
+        (Some(result), ttl) => Operation::Finish(Finish { claims, result, ttl }),
+        (None, None) => Operation::Ack(claims),
+        (None, Some(_)) => return Err("ERR TTL needs RESULT".into()),
+    };
     Ok(Ask::Settle { queue, operation })
+}
+
+fn result(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let name = words.required()?;
+    let mut block = None;
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        match option.as_str() {
+            "BLOCK" => block = Some(words.block(&mut seen)?),
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    Ok(match claim(&QueueMark::of(&queue), name) {
+        Some(Claim { job, .. }) => Ask::Result { queue, job, block },
+        None => Ask::NoJob { queue },
+    })
 }
 
 fn nack(words: &mut Words) -> Result<Ask, Refusal> {
@@ -591,6 +631,13 @@ impl<'a> Words<'a> {
                     shown(word)
                 )
             })
+    }
+
+    fn block(&mut self, seen: &mut Seen) -> Result<Block, Refusal> {
+        Ok(match seen.ms(self, "BLOCK", 0)? {
+            0 => Block::Forever,
+            ms => Block::Ms(ms),
+        })
     }
 
     fn state(&mut self) -> Result<State, Refusal> {

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::awaiting::Awaiting;
+use super::id::LocalId;
 use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, To, Work};
 use super::operation::{Claim, Operation, QueueName, Return};
 use super::parse::{Ask, Block, PopAsk};
@@ -58,6 +60,7 @@ pub struct Queues {
     lanes: Slab<Lane>,
     by_name: HashMap<QueueName, LaneKey, ahash::RandomState>,
     pops: Pops,
+    awaiting: Awaiting,
     /// Lanes that may have something to send.
     listed: Vec<LaneKey>,
     /// Lanes that hold their call for a crowd, and until when the first of them does.
@@ -88,6 +91,7 @@ impl Queues {
             lanes: Slab::new(),
             by_name: HashMap::default(),
             pops: Pops::default(),
+            awaiting: Awaiting::default(),
             listed: Vec::new(),
             held_lanes: Vec::new(),
             held_until: None,
@@ -118,6 +122,7 @@ impl Queues {
                 }
                 (queue, Work::Operation(operation), To::Asker(asker))
             }
+            Ask::Result { queue, job, block } => return self.ask_result(asker, &queue, job, block, now),
             Ask::NoJob { .. } => return self.answer(asker, Reply::NoView),
             Ask::Single { single, .. } if single.names_nothing() => return self.answer(asker, Reply::Integer(0)),
             Ask::Single { queue, single } => (queue, Work::Single(single), To::Asker(asker)),
@@ -132,13 +137,34 @@ impl Queues {
         self.list(lane);
     }
 
+    fn ask_result(&mut self, asker: Asker, queue: &QueueName, job: LocalId, block: Option<Block>, now: Instant) {
+        let lane = self.lane(queue);
+        if let Some(block) = block {
+            self.awaiting.insert(asker, lane, job, Patience::of(Some(block), now));
+        }
+        self.look_for_result(asker, lane, job, block.is_some(), now);
+    }
+
+    fn look_for_result(&mut self, asker: Asker, lane: LaneKey, job: LocalId, waits: bool, now: Instant) {
+        self.lanes[lane as usize].push(Entry {
+            work: Work::Single(Single::Result { job, waits }),
+            to: To::Asker(asker),
+            since: now,
+            pipelined: false,
+        });
+        self.list(lane);
+    }
+
+    /// This job has ended, or its end may have been missed: those who wait for it ask again.
+    fn ask_again(&mut self, lane: LaneKey, job: LocalId, now: Instant) {
+        for asker in self.awaiting.told(lane, job) {
+            self.look_for_result(asker, lane, job, true, now);
+        }
+    }
+
     fn ask_pop(&mut self, asker: Asker, ask: PopAsk, pipelined: bool, now: Instant) {
         let lanes: SmallVec<[LaneKey; 1]> = ask.queues.iter().map(|queue| self.lane(queue)).collect();
-        let patience = match ask.block {
-            None => Patience::None,
-            Some(Block::Forever) => Patience::Forever,
-            Some(Block::Ms(ms)) => Patience::Until(now + Duration::from_millis(ms)),
-        };
+        let patience = Patience::of(ask.block, now);
         self.pops.insert(
             asker,
             PopRequest {
@@ -214,7 +240,7 @@ impl Queues {
     /// False: it is no pop, or it has its answer.
     pub fn forget(&mut self, asker: Asker) -> bool {
         let Some(request) = self.pops.remove(&asker) else {
-            return false;
+            return self.awaiting.remove(&asker);
         };
         if request.parked.is_some() {
             for key in &request.lanes {
@@ -360,7 +386,10 @@ impl Queues {
 
     fn refuse(&mut self, to: To, line: Bytes) {
         match to {
-            To::Asker(asker) | To::ManyIds(asker) => self.answer(asker, Reply::Error(line)),
+            To::Asker(asker) | To::ManyIds(asker) => {
+                self.awaiting.remove(&asker);
+                self.answer(asker, Reply::Error(line));
+            }
             To::Pop(asker) => {
                 if self.pops.remove(&asker).is_some() {
                     self.answer(asker, Reply::Error(line));
@@ -551,7 +580,13 @@ impl Queues {
         match step {
             Step::Done(reply) => {
                 if let To::Asker(asker) = to {
+                    self.awaiting.remove(&asker);
                     self.answer(asker, reply);
+                }
+            }
+            Step::Wait => {
+                if let To::Asker(asker) = to {
+                    self.awaiting.park(asker);
                 }
             }
             Step::Again(single) => self.lanes[key as usize].push_front(Entry {
@@ -611,12 +646,20 @@ impl Queues {
                 lane.due = Some(lane.due.map_or(due, |earlier| earlier.min(due)));
                 self.expect_due(key);
             }
+            Some(Wake::Ended(queue, job)) => {
+                if let Some(&key) = self.by_name.get(&queue) {
+                    self.ask_again(key, job, now);
+                }
+            }
             None => {}
         }
     }
 
     /// Wake-ups are heard again, after some may have been missed: Redis is asked for those who wait, and told of them.
-    pub fn hears_again(&mut self) {
+    pub fn hears_again(&mut self, now: Instant) {
+        for (key, job) in self.awaiting.jobs() {
+            self.ask_again(key, job, now);
+        }
         for (key, lane) in &mut self.lanes {
             lane.registered = false;
             if lane.parked.live() > 0 && !lane.listed {
@@ -647,6 +690,9 @@ impl Queues {
         while let Some(asker) = self.pops.take_ended(now) {
             self.forget(asker);
             self.answer(asker, Reply::NoJob);
+        }
+        while let Some(asker) = self.awaiting.take_ended(now) {
+            self.answer(asker, Reply::Nothing);
         }
         while self.dues.peek().is_some_and(|Reverse((due, _))| *due <= now) {
             let Some(Reverse((_, key))) = self.dues.pop() else {
@@ -754,11 +800,14 @@ impl Queues {
             self.forget(asker);
             self.answer(asker, Reply::NoJob);
         }
+        for asker in self.awaiting.take_all() {
+            self.answer(asker, Reply::Nothing);
+        }
     }
 
-    /// Pops without a reply.
+    /// Requests that wait for a job, or for its end.
     pub fn blocked(&self) -> usize {
-        self.pops.len()
+        self.pops.len() + self.awaiting.len()
     }
 
     fn answer(&mut self, asker: Asker, reply: Reply) {
@@ -797,7 +846,7 @@ impl Queues {
     }
 
     fn forget_idle_lanes(&mut self) {
-        let pops_ask = |key: usize| self.pops.asks(key as LaneKey);
+        let pops_ask = |key: usize| self.pops.asks(key as LaneKey) || self.awaiting.awaits(key as LaneKey);
         let idle: Vec<_> = self
             .lanes
             .iter()
@@ -830,6 +879,7 @@ fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f6
 fn claims_nothing(operation: &Operation) -> bool {
     match operation {
         Operation::Ack(claims) | Operation::Extend { claims, .. } => claims.is_empty(),
+        Operation::Finish(finish) => finish.claims.is_empty(),
         Operation::Nack(nack) => nack.claims.is_empty(),
         Operation::Push(_) | Operation::Return(_) | Operation::Lapse(_) | Operation::Pop(_) => false,
     }

@@ -24,6 +24,9 @@ pub enum Reply {
     /// A pop that found nothing in the time it had.
     NoJob,
     Integer(i64),
+    Bulk(Bytes),
+    /// `QRESULT` that has none.
+    Nothing,
     Stats(Box<Stats>, Pause),
     Views(QueueMark, Box<Settings>, Vec<JobView>),
     View(QueueMark, Box<(Settings, JobView)>),
@@ -109,6 +112,8 @@ impl Reply {
                     out.bulk(value.as_bytes());
                 }
             }
+            Self::Bulk(bytes) => out.bulk(bytes),
+            Self::Nothing => out.null(),
             Self::Ok => out.simple("OK"),
             Self::Error(text) => out.error(text),
         }

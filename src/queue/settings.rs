@@ -24,6 +24,7 @@ pub struct Settings {
     pub backoff: Duration,
     pub max_backoff: Duration,
     pub ttl: Duration,
+    pub result_ttl: Duration,
     pub max_len: u64,
     pub max_lapses: u32,
     pub dead_max_len: u64,
@@ -84,7 +85,7 @@ const FIELDS: [Field; 18] = [
     field("backoff", Value::Time(|s| &mut s.backoff, 0)),
     field("max_backoff", Value::Time(|s| &mut s.max_backoff, 0)),
     field("ttl", Value::Time(|s| &mut s.ttl, 0)),
-    field("result_ttl", Value::Only("3600000")),
+    field("result_ttl", Value::Time(|s| &mut s.result_ttl, 1)),
     field("max_len", Value::Count(|s| &mut s.max_len)),
     field("max_lapses", Value::Small(|s| &mut s.max_lapses, 0)),
     field("max_wait", Value::Time(|s| &mut s.max_wait, 0)),
@@ -205,6 +206,7 @@ impl Default for Settings {
             backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(3600),
             ttl: Duration::ZERO,
+            result_ttl: Duration::from_secs(3600),
             max_len: 0,
             max_lapses: 0,
             dead_max_len: 100_000,
@@ -230,6 +232,7 @@ impl From<QueueSettings> for Settings {
             concurrency: settings.concurrency,
             rate: settings.rate,
             max_wait: settings.max_wait,
+            result_ttl: settings.result_ttl,
             ..Self::default()
         }
     }

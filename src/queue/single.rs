@@ -7,7 +7,7 @@ use super::id::{LocalId, QueueMark};
 use super::operation::State;
 use super::reply::Reply;
 use super::settings::{Change, Settings};
-use crate::script::look::{self, JobView, PEEKED};
+use crate::script::look::{self, Ending, JobView, PEEKED};
 use crate::script::mend::{self, REVIVED, Revive};
 use crate::script::remove::{self, DELETED};
 use crate::script::{CallError, Partition, Scripts, Standing};
@@ -23,6 +23,11 @@ pub enum Single {
         seen: Vec<JobView>,
     },
     Job(LocalId),
+    /// `waits`: its client waits for the job's end.
+    Result {
+        job: LocalId,
+        waits: bool,
+    },
     Delete {
         jobs: Vec<LocalId>,
         removed: u64,
@@ -45,6 +50,8 @@ pub enum Single {
 pub enum Step {
     Done(Reply),
     Again(Single),
+    /// The job has not ended, and the client waits for that.
+    Wait,
 }
 
 impl Single {
@@ -66,6 +73,7 @@ impl Single {
             Self::Peek {
                 state, count, offset, ..
             } => look::peek(scripts, partition, settings, *state, *count, *offset),
+            Self::Result { job, waits } => look::result(scripts, partition, settings, *job, *waits),
             Self::Job(job) => look::job(scripts, partition, settings, *job),
             Self::Delete { jobs, .. } => {
                 let jobs = &jobs[..jobs.len().min(DELETED)];
@@ -94,6 +102,16 @@ impl Single {
                 let (standing, view) = look::job_reply(reply)?;
                 let view = view.map(|view| Reply::View(mark, Box::new((settings.clone(), view))));
                 Ok((standing, self.unless_more(standing, view.unwrap_or(Reply::NoView))))
+            }
+            Self::Result { waits, .. } => {
+                let (standing, ending) = look::result_reply(reply)?;
+                let step = match ending {
+                    Ending::Result(result) => Step::Done(Reply::Bulk(result)),
+                    Ending::Open if standing.more => Step::Again(self),
+                    Ending::Open if waits => Step::Wait,
+                    Ending::Open | Ending::Nothing => Step::Done(Reply::Nothing),
+                };
+                Ok((standing, step))
             }
             Self::Peek {
                 state,

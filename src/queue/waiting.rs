@@ -5,12 +5,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
 use super::lane::LaneKey;
 use super::operation::Pop;
+use super::parse::Block;
 use crate::asker::Asker;
 use crate::script::Job;
 
@@ -20,6 +21,17 @@ pub enum Patience {
     None,
     Until(Instant),
     Forever,
+}
+
+impl Patience {
+    /// `block`: what was asked for at `now`.
+    pub fn of(block: Option<Block>, now: Instant) -> Self {
+        match block {
+            None => Self::None,
+            Some(Block::Forever) => Self::Forever,
+            Some(Block::Ms(ms)) => Self::Until(now + Duration::from_millis(ms)),
+        }
+    }
 }
 
 /// One `QPOP` or `QMPOP` that has no reply yet.

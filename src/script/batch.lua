@@ -8,6 +8,7 @@
 -- that would wait ask for: if no more than these are popped, the worker waits (empty: nobody of its would wait); then
 -- words, each with what belongs to it:
 --   a n name×n                         QACK
+--   r n ttl result name×n              QACK … RESULT; a key for each name behind the prelude's
 --   k n delay dead error jitter name×n QNACK; delay, error: empty if not given; jitter: 0 to 1
 --   x n lease name×n                   QEXTEND
 --   l n name×n                         leases that end now, with their worker's connection (BOUND)
@@ -17,7 +18,7 @@
 --                                      or empty
 --   o n lease whose noack              pops of one kind; whose: 1 if the pop said the lease, so that it goes before the
 --                                      job's own
--- the first five as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
+-- the first six as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
 -- is current.
 --
 -- Returns now, next due or false, ready (as far as the limits let them be popped), more, what the pushes came to (the stamp
@@ -161,8 +162,6 @@ if not calm or (first_end or now + 1) <= now then
     return id, name
   end
 
-  local any_unique = call('EXISTS', unique) == 1
-
   local function ack(name)
     local id, lease = named(name)
     place = place + 1
@@ -177,7 +176,7 @@ if not calm or (first_end or now + 1) <= now then
   -- As above; if a name is that of no lease or comes twice, one after another.
   local function ack_all(first, n)
     local end_ = first + n - 1
-    if any_unique then
+    if somebody_cares then
       for i = first, end_ do
         ack(ARGV[i])
       end
@@ -273,6 +272,23 @@ if not calm or (first_end or now + 1) <= now then
         ack_all(at + 2 + i, min(BITE, n - i))
       end
       at = at + 2 + n
+    elseif word == 'r' then
+      local ttl = tonumber(ARGV[at + 2])
+      for i = at + 4, at + 3 + n do
+        local before_this = acked
+        ack(ARGV[i])
+        if acked > before_this then
+          local id = ARGV[i]:match('^%w+')
+          call('HSET', results, id, ARGV[at + 3])
+          call('ZADD', result_ends, now + ttl, id)
+        end
+      end
+      -- Should nobody ever call again, they go by themselves, a while after the last of them ends.
+      if call('PTTL', results) < ttl + KEPT then
+        call('PEXPIRE', results, ttl + KEPT)
+        call('PEXPIRE', result_ends, ttl + KEPT)
+      end
+      at = at + 4 + n
     elseif word == 'k' then
       for i = at + 6, at + 5 + n do
         nack(ARGV[i], ARGV[at + 2], ARGV[at + 3] == '1', ARGV[at + 4], tonumber(ARGV[at + 5]))
@@ -319,7 +335,7 @@ while ARGV[at] == 'p' do
   local record = options ~= '' and cmsgpack.unpack(options) or {}
   local held_by = false
   if record.u and pushing > 0 then
-    --@include unique
+    --@include ending
     held_by = holder(record.u)
   end
   if held_by then
@@ -494,11 +510,10 @@ while served < got do
   for i = 1, noack and 0 or k, 2 * BITE do
     call('ZADD', leases, unpack(entries, i, min(i + 2 * BITE - 1, k)))
   end
-  for i = first, noack and records and end_ or 0 do
-    local record = records[i] and cmsgpack.unpack(records[i]) or {}
-    if record.u then
-      --@include unique
-      release(ids[i], record)
+  if noack and not plain and call('EXISTS', unique, awaited) > 0 then
+    --@include ending
+    for i = first, end_ do
+      ended(ids[i], records and records[i] and cmsgpack.unpack(records[i]) or {})
     end
   end
   for i = first, noack and end_ or 0, BITE do

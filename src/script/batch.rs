@@ -10,7 +10,7 @@ use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
 use crate::config::Rate;
 use crate::queue::id::{LocalId, put_base36};
-use crate::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
+use crate::queue::operation::{Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
 use crate::resp::reader::{BadReply, Reader};
 use crate::resp::scanner::parse_integer;
 
@@ -81,7 +81,7 @@ pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, bat
     write_pushing(&mut call, settings, batch.operations);
     write_wanted(&mut call, settings, pops.iter().map(|pop| u64::from(pop.count)).sum());
     call.number_or_empty(waits_from(batch, &pops));
-    write_claims(&mut call, batch);
+    write_claims(&mut call, settings, batch);
     if !settings.pause.push {
         write_pushes(&mut call, settings, batch.operations);
     }
@@ -153,14 +153,18 @@ fn waits_from(batch: &Batch, pops: &[&Pop]) -> Option<u64> {
     Some(pops[..last].iter().map(|pop| u64::from(pop.count)).sum())
 }
 
-fn write_claims(call: &mut Call, batch: &Batch) {
+fn write_claims(call: &mut Call, settings: &Settings, batch: &Batch) {
     let mut acks: Vec<Claim> = Vec::new();
     for operation in batch.operations {
         match operation {
             Operation::Ack(claims) => acks.extend_from_slice(claims),
-            Operation::Nack(_) | Operation::Extend { .. } | Operation::Return(_) | Operation::Lapse(_) => {
+            Operation::Finish(_)
+            | Operation::Nack(_)
+            | Operation::Extend { .. }
+            | Operation::Return(_)
+            | Operation::Lapse(_) => {
                 write_acks(call, &mut acks);
-                write_claim(call, operation, batch.jitter);
+                write_claim(call, settings, operation, batch.jitter);
             }
             Operation::Push(_) | Operation::Pop(_) => {}
         }
@@ -178,8 +182,15 @@ fn write_acks(call: &mut Call, claims: &mut Vec<Claim>) {
     claims.clear();
 }
 
-fn write_claim(call: &mut Call, operation: &Operation, jitter: f64) {
+fn write_claim(call: &mut Call, settings: &Settings, operation: &Operation, jitter: f64) {
     match operation {
+        Operation::Finish(Finish { claims, result, ttl }) => {
+            call.word(b"r");
+            call.number(claims.len() as u64);
+            call.number(ttl.unwrap_or_else(|| millis(settings.result_ttl)));
+            call.word(result);
+            write_names(call, claims);
+        }
         Operation::Nack(Nack {
             claims,
             delay,
@@ -390,6 +401,7 @@ impl Answer {
                 None => Outcome::Pushed(self.ids(push)?),
             },
             Operation::Ack(claims) => Outcome::Acked(self.counted(claims.len())),
+            Operation::Finish(finish) => Outcome::Acked(self.counted(finish.claims.len())),
             Operation::Nack(nack) => Outcome::Nacked(self.counted(nack.claims.len())),
             Operation::Extend { claims, .. } => Outcome::Extended(self.counted(claims.len())),
             Operation::Return(_) | Operation::Lapse(_) => Outcome::Returned,

@@ -17,7 +17,7 @@ for i = 4, #ARGV do
   local record = recall(id)
   if call('HDEL', jobs, id) == 1 then
     removed = removed + 1
-    release(id, record)
+    ended(id, record)
     local stood = call('ZREM', leases, lease_name(id, record)) + call('ZREM', delayed, id) + call('ZREM', dead, id)
     if stood == 0 then
       count(sub(id, -1), 1)

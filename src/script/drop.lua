@@ -5,8 +5,14 @@
 
 local dropped = before
 if not before then
+  local channel, queue = ARGV[1]:match('^%S+ (%S+) (%S+)$')
+  for _, member in ipairs(call('ZRANGE', awaited, 0, -1)) do
+    local id, worker = member:match('^(%S+) (%S+)$')
+    call('PUBLISH', channel .. worker, queue .. ' =' .. id)
+  end
   dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, unique,
-    holds)
+    holds, awaited,
+    results, result_ends)
   dropped = min(dropped, 1)
   tombstones = {}
   call('SET', lane, sequence .. '\n' .. dropped, 'PX', KEPT)

@@ -9,7 +9,7 @@ use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 16;
+pub const KEYS: usize = 19;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -26,6 +26,9 @@ const NAMES: [&str; KEYS - 1] = [
     "settings",
     "unique",
     "holds",
+    "awaited",
+    "results",
+    "result_ends",
 ];
 
 /// Words that every call begins with: who calls, sequence, settings.

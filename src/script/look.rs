@@ -107,6 +107,34 @@ pub fn job_reply(reply: Bytes) -> Result<(Standing, Option<JobView>), CallError>
     Ok((standing, Some(view)))
 }
 
+/// What became of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Result(Bytes),
+    /// It has ended, or never was, and there is no result.
+    Nothing,
+    /// It has not ended.
+    Open,
+}
+
+/// `waits`: this worker is to be told when the job ends.
+pub fn result(scripts: &Scripts, partition: &Partition, settings: &Settings, id: LocalId, waits: bool) -> Bytes {
+    let mut call = Call::new(&scripts.result, partition, settings, 0);
+    call.word(id.as_bytes());
+    call.number(waits.into());
+    call.finish()
+}
+
+pub fn result_reply(reply: Bytes) -> Result<(Standing, Ending), CallError> {
+    let (standing, mut reader, _) = open(reply)?;
+    let ending = match (reader.bulk_or_null()?, reader.integer()?) {
+        (Some(result), _) => Ending::Result(result),
+        (None, 1) => Ending::Open,
+        (None, _) => Ending::Nothing,
+    };
+    Ok((standing, ending))
+}
+
 /// `count` is at most [`PEEKED`].
 pub fn peek(
     scripts: &Scripts,

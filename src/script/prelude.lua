@@ -20,6 +20,8 @@
 --   T:settings hash what QCONFIG SET changed of the queue's settings, and whether it is paused
 --   T:unique  hash  unique key → id of the job that holds it
 --   T:holds   zset  unique key, ms until which FOR holds it
+--   T:awaited zset  id, a space and a worker: a client of its waits for the job's end
+--   T:results hash  id → what QACK said came of it; T:result_ends zset  id, ms until which it is kept
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list.
@@ -34,7 +36,8 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, lane = unpack(KEYS)
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, lane =
+  unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}
 
@@ -50,7 +53,7 @@ local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber
 local changes = {} -- of counters and tombstones, by how much
 
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
-local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds) == 0
+local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends) == 0
 local nobody_waits = plain or call('EXISTS', waiting) == 0
 local more = false -- upkeep is left
 

@@ -18,11 +18,9 @@ bring_back()
 local state = ARGV[4]
 local room, removed, rest = PURGED, 0, false
 
-local any_unique = call('EXISTS', unique) == 1
-
 local function remove(ids)
-  for _, id in ipairs(any_unique and ids or {}) do
-    release(id, recall(id))
+  for _, id in ipairs(somebody_cares and ids or {}) do
+    ended(id, recall(id))
   end
   room = room - #ids
   removed = removed + variadic('HDEL', jobs, ids, 1, #ids)

@@ -9,10 +9,10 @@ for number in sub(ARGV[3], #version + 2):gmatch('%d+') do
 end
 local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age = unpack(settings)
 
---@include unique
+--@include ending
 
 -- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 ms.
-local LAPSED, EXPIRED, DUE, BURIED, HELD = 128, 128, 400, 200, 128
+local LAPSED, EXPIRED, DUE, BURIED, HELD, RESULTS = 128, 128, 400, 200, 128, 200
 
 local function count(field, by)
   changes[field] = (changes[field] or 0) + by
@@ -38,7 +38,7 @@ local function remember(id, record)
 end
 
 local function forget(id, record)
-  release(id, record)
+  ended(id, record)
   call('HDEL', jobs, id)
   call('HDEL', meta, id)
 end
@@ -63,7 +63,7 @@ local function expire(id, record)
 end
 
 local function bury(id, record, at)
-  release(id, record)
+  ended(id, record)
   remember(id, record)
   call('ZADD', dead, at, id)
 end
@@ -95,7 +95,7 @@ end
 --      length of the list.
 --   3. Delayed jobs go to the back of their priority, in the order in which they fell due.
 --   4. Dead letters beyond the number or the age that is kept go.
---   5. Unique keys that FOR has held go, if their jobs have.
+--   5. Unique keys that FOR has held go, if their jobs have; so do results that were kept for long enough.
 
 -- A delivery was lost with its worker, at that moment.
 local function lapse(name, at, fronts)
@@ -190,6 +190,13 @@ local function end_holds()
   end
 end
 
+local function trim_results()
+  local ids = call('ZRANGEBYSCORE', result_ends, '-inf', now, 'LIMIT', 0, RESULTS)
+  more = more or #ids == RESULTS
+  variadic('ZREM', result_ends, ids, 1, #ids)
+  variadic('HDEL', results, ids, 1, #ids)
+end
+
 local function bring_back()
   end_leases()
   if not plain then
@@ -197,5 +204,6 @@ local function bring_back()
     end_delays()
     trim_dead()
     end_holds()
+    trim_results()
   end
 end

@@ -1,6 +1,7 @@
 //! What a worker hears on its wake channel while clients of its wait.
 //! Who is told, and when, is decided in `batch.lua`, in the step that changed the queue.
 
+use crate::queue::id::LocalId;
 use crate::queue::operation::QueueName;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub enum Wake {
     Come(QueueName),
     /// Something is due at that Unix time in ms, sooner than what this worker was told.
     Due(QueueName, u64),
+    /// This job has ended, for whose result a client of its waits.
+    Ended(QueueName, LocalId),
 }
 
 impl Wake {
@@ -19,6 +22,7 @@ impl Wake {
         let queue = QueueName::new(parts.next()?)?;
         match parts.next() {
             None => Some(Self::Come(queue)),
+            Some([b'=', id @ ..]) => Some(Self::Ended(queue, LocalId::parse(id)?)),
             Some(due) => Some(Self::Due(queue, std::str::from_utf8(due).ok()?.parse().ok()?)),
         }
     }

@@ -103,3 +103,41 @@ fn bound_jobs_come_back_when_their_connection_closes() {
     }
     assert!(other.run("QPOP q").is_null());
 }
+
+#[test]
+fn who_waits_for_a_result_gets_it_when_the_job_ends_through_another_proxy_too() {
+    let redis = RedisServer::start();
+    let (one, other) = (Proxy::before(&redis).start(), Proxy::before(&redis).start());
+    let mut worker = other.client();
+    let id = worker.run("QPUSH q a").text();
+    let mut waiting: Vec<_> = [&one, &one, &other].into_iter().map(Proxy::client).collect();
+    for client in &mut waiting {
+        client.send(&["QRESULT", "q", &id, "BLOCK", "0"]);
+    }
+    let mut gone = one.client();
+    gone.send(&["QRESULT", "q", &id, "BLOCK", "0"]);
+    drop(gone);
+    let receipt = worker.run("QPOP q BLOCK 0").items()[1].text();
+    assert_eq!(worker.call(&["QACK", "q", &receipt, "RESULT", "done"]).integer(), 1);
+    for client in &mut waiting {
+        assert_eq!(client.receive().text(), "done");
+    }
+}
+
+#[test]
+fn a_wait_for_a_result_ends_without_one_when_the_job_does() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let mut client = proxy.client();
+    for end in ["QDEL q {id}", "QNACK q {id} DEAD", "QACK q {id}", "QPURGE q", "QDROP q"] {
+        let id = client.run("QPUSH q a").text();
+        client.run("QPOP q");
+        let mut waiting = proxy.client();
+        waiting.send(&["QRESULT", "q", &id, "BLOCK", "0"]);
+        // Behind the waiting client's request, which is on its way: asked for through the same lane, it is answered after it.
+        waiting.send(&["QLEN", "q"]);
+        client.run(&end.replace("{id}", &id));
+        assert!(waiting.receive().is_null(), "{end}");
+        waiting.receive();
+    }
+}

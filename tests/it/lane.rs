@@ -11,7 +11,7 @@ use millrace::queue::id::LocalId;
 use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, QueueName, State};
 use millrace::queue::settings::Change;
 use millrace::resp::frame::{Frame, FrameScanner};
-use millrace::script::look::{self, JobView, Stats};
+use millrace::script::look::{self, Ending, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
 use millrace::script::{
@@ -202,6 +202,11 @@ impl Lane {
     pub fn job(&mut self, id: LocalId) -> Option<JobView> {
         let call = look::job(&self.bench.scripts, &self.partition, &self.settings, id);
         self.until_final(&call, look::job_reply)
+    }
+
+    pub fn result(&mut self, id: LocalId) -> Ending {
+        let call = look::result(&self.bench.scripts, &self.partition, &self.settings, id, false);
+        self.until_final(&call, look::result_reply)
     }
 
     pub fn peek(&mut self, state: State, count: u64, offset: u64) -> Vec<JobView> {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use millrace::queue::id::LocalId;
 use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State};
-use millrace::script::look::{JobView, Stats};
+use millrace::script::look::{Ending, JobView, Stats};
 use millrace::script::{Job, Outcome, Record, Settings};
 
 /// Where a job is. A ready one also stands in `Queue::ready`.
@@ -56,6 +56,8 @@ pub struct Queue {
     bucket: Option<(f64, u64)>,
     /// Unique keys: who holds each, and until when FOR does.
     keys: BTreeMap<Bytes, (LocalId, u64)>,
+    /// And until when they are kept.
+    results: BTreeMap<LocalId, (Bytes, u64)>,
 }
 
 impl Queue {
@@ -69,6 +71,7 @@ impl Queue {
             counted: Stats::default(),
             bucket: None,
             keys: BTreeMap::new(),
+            results: BTreeMap::new(),
         }
     }
 
@@ -90,6 +93,14 @@ impl Queue {
                 counted
             };
             match operation {
+                Operation::Finish(finish) => {
+                    let act = &mut |queue: &mut Self, id, _| {
+                        let ttl = finish.ttl.unwrap_or(queue.settings.result_ttl.as_millis() as u64);
+                        queue.ack(id);
+                        queue.results.insert(id, (finish.result.clone(), now + ttl));
+                    };
+                    *outcome = Outcome::Acked(each(&finish.claims, act));
+                }
                 Operation::Ack(claims) => *outcome = Outcome::Acked(each(claims, &mut |queue, id, _| queue.ack(id))),
                 Operation::Nack(nack) => {
                     let act = &mut |queue: &mut Self, id, place| queue.nack(id, nack, now, jitter, place);
@@ -313,6 +324,14 @@ impl Queue {
             payload,
             record,
         })
+    }
+
+    pub fn ending(&self, id: LocalId, now: u64) -> Ending {
+        match self.results.get(&id).filter(|(_, until)| *until > now) {
+            Some((result, _)) => Ending::Result(result.clone()),
+            None if self.has_ended(id) => Ending::Nothing,
+            None => Ending::Open,
+        }
     }
 
     /// Next to be served, due, ended or removed first.

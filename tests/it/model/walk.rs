@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millrace::config::Rate;
 use millrace::queue::id::LocalId;
 use millrace::queue::operation::{
-    Claim, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Unique,
+    Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Unique,
 };
 use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
@@ -67,6 +67,7 @@ enum Step {
 enum Wish {
     Push(Push),
     Ack(Vec<Pick>),
+    Finish(Vec<Pick>, Option<u64>),
     Nack {
         picks: Vec<Pick>,
         delay: Option<u64>,
@@ -170,6 +171,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         4 => pop,
         1 => picks().prop_map(Wish::Lapse),
         3 => picks().prop_map(Wish::Ack),
+        1 => (picks(), option::of(1u64..2000)).prop_map(|(picks, ttl)| Wish::Finish(picks, ttl)),
         2 => nack,
         1 => (picks(), 1u64..2000).prop_map(|(picks, lease)| Wish::Extend(picks, lease)),
         1 => any::<Index>().prop_map(Wish::Return),
@@ -224,6 +226,7 @@ impl Twins {
             max_lapses: if name == "orders" { 2 } else { 0 },
             dead_max_len: 4,
             dead_ttl: Duration::from_millis(5000),
+            result_ttl: Duration::from_millis(500),
             ..Settings::default()
         };
         let settings = match name {
@@ -287,6 +290,11 @@ impl Twins {
                     claims.into_iter().filter(|claim| claim.delivery.is_some()).collect(),
                 )?)
             }
+            Wish::Finish(picks, ttl) => Operation::Finish(Finish {
+                claims: some(self.claims(&picks))?,
+                result: "result".into(),
+                ttl,
+            }),
             Wish::Ack(picks) => Operation::Ack(some(self.claims(&picks))?),
             Wish::Extend(picks, lease) => Operation::Extend {
                 claims: some(self.claims(&picks))?,
@@ -387,6 +395,7 @@ impl Twins {
         }
         if let Some(claim) = self.claim(pick) {
             assert_eq!(self.lanes[0].job(claim.job), self.model.view(claim.job));
+            assert_eq!(self.lanes[0].result(claim.job), self.model.ending(claim.job, now));
         }
     }
 }
