@@ -101,7 +101,8 @@ impl Awaiting {
         self.waits.values().any(|wait| wait.lane == lane)
     }
 
-    pub fn len(&self) -> usize {
+    /// How many wait.
+    pub fn count(&self) -> usize {
         self.waits.len()
     }
 }

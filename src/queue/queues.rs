@@ -807,7 +807,7 @@ impl Queues {
 
     /// Requests that wait for a job, or for its end.
     pub fn blocked(&self) -> usize {
-        self.pops.len() + self.awaiting.len()
+        self.pops.len() + self.awaiting.count()
     }
 
     fn answer(&mut self, asker: Asker, reply: Reply) {
