@@ -34,6 +34,8 @@ pub enum Plan {
     Local(Local),
     /// A queue command; its options are not read yet.
     Queue(Verb),
+    /// `QSCAN`: sent to Redis as the SCAN that it stands for.
+    ScanQueues,
     /// Sent to Redis as it is, and so is the reply to the client.
     Forward(Forward),
     /// Sent to Redis as it is; something of ours is added to the reply.
@@ -54,6 +56,8 @@ pub struct Forward {
 pub enum Splice {
     /// `INFO`: our sections, by [`crate::local::info::splice`].
     Info(Sections),
+    /// `QSCAN`: the queues' names, by [`crate::queue::names::write`].
+    QueueNames,
     /// `COMMAND DOCS`: our commands, by [`crate::local::command::splice_docs`].
     CommandDocs(Chosen),
 }
@@ -124,6 +128,7 @@ fn plan_command(entry: &Entry, request: Request, rules: &Rules) -> Plan {
             Plan::Refuse(not_let_through(entry, Refused::NeedsOwnConnection))
         }
         Route::ForwardUnlessItBlocks => forward(entry, request, rules),
+        Route::ScanQueues => Plan::ScanQueues,
         Route::Queue(verb) => Plan::Queue(verb),
         Route::Local(local) => Plan::Local(local),
         Route::Info => plan_info(request),
@@ -340,7 +345,7 @@ mod tests {
             refusal("QLEN orders x"),
             "ERR wrong number of arguments for 'qlen' command"
         );
-        assert_eq!(refusal("QSCAN 0"), "ERR 'qscan' is not yet supported");
+        assert_eq!(refusal("QCHECK a"), "ERR 'qcheck' is not yet supported");
         assert_eq!(refusal("qcron add orders"), "ERR 'qcron' is not yet supported");
     }
 

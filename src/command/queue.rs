@@ -5,6 +5,7 @@
 
 use bytes::BytesMut;
 
+use super::route::Route;
 use crate::resp::{Protocol, ReplyWriter};
 
 /// A queue command that this version serves.
@@ -30,11 +31,12 @@ pub enum Verb {
     Promote,
     Drop,
     Result,
+    Explain,
 }
 
 /// What `COMMAND` and `COMMAND DOCS` say of a queue command.
 pub struct Spec {
-    pub verb: Verb,
+    pub route: Route,
     pub name: &'static str,
     /// As Redis counts: the name included; negative: at least so many.
     pub arity: i32,
@@ -68,11 +70,11 @@ pub enum Kind {
 }
 
 /// In the contract, and not served yet. They are answered here, as Redis does not know them either.
-pub const LATER: [&str; 4] = ["qexplain", "qscan", "qcheck", "qcron"];
+pub const LATER: [&str; 2] = ["qcheck", "qcron"];
 
-pub const COMMANDS: [Spec; 20] = [
+pub const COMMANDS: [Spec; 22] = [
     Spec {
-        verb: Verb::Push,
+        route: Route::Queue(Verb::Push),
         name: "qpush",
         arity: -3,
         flags: PUSHES,
@@ -85,7 +87,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::PushMany,
+        route: Route::Queue(Verb::PushMany),
         name: "qmpush",
         arity: -4,
         flags: PUSHES,
@@ -107,7 +109,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Pop,
+        route: Route::Queue(Verb::Pop),
         name: "qpop",
         arity: -2,
         flags: POPS,
@@ -118,7 +120,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK, BOUND, WITHMETA],
     },
     Spec {
-        verb: Verb::PopAny,
+        route: Route::Queue(Verb::PopAny),
         name: "qmpop",
         arity: -3,
         flags: POPS,
@@ -137,7 +139,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Ack,
+        route: Route::Queue(Verb::Ack),
         name: "qack",
         arity: -3,
         flags: WRITES_FAST,
@@ -162,7 +164,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Result,
+        route: Route::Queue(Verb::Result),
         name: "qresult",
         arity: -3,
         flags: &["readonly", "noscript", "blocking"],
@@ -173,7 +175,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, text("id"), BLOCK],
     },
     Spec {
-        verb: Verb::Nack,
+        route: Route::Queue(Verb::Nack),
         name: "qnack",
         arity: -3,
         flags: WRITES_FAST,
@@ -190,7 +192,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Extend,
+        route: Route::Queue(Verb::Extend),
         name: "qextend",
         arity: -4,
         flags: WRITES_FAST,
@@ -201,7 +203,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, integer("ms"), RECEIPTS],
     },
     Spec {
-        verb: Verb::Len,
+        route: Route::Queue(Verb::Len),
         name: "qlen",
         arity: 2,
         flags: READS_FAST,
@@ -212,7 +214,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE],
     },
     Spec {
-        verb: Verb::Stats,
+        route: Route::Queue(Verb::Stats),
         name: "qstats",
         arity: 2,
         flags: READS_FAST,
@@ -223,7 +225,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE],
     },
     Spec {
-        verb: Verb::Peek,
+        route: Route::Queue(Verb::Peek),
         name: "qpeek",
         arity: -2,
         flags: READS_SLOW,
@@ -234,7 +236,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, STATE, COUNT, integer("offset").after("OFFSET")],
     },
     Spec {
-        verb: Verb::Job,
+        route: Route::Queue(Verb::Job),
         name: "qjob",
         arity: 3,
         flags: READS_FAST,
@@ -245,7 +247,29 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, text("id")],
     },
     Spec {
-        verb: Verb::Delete,
+        route: Route::Queue(Verb::Explain),
+        name: "qexplain",
+        arity: 3,
+        flags: READS_FAST,
+        categories: READS,
+        since: FIRST,
+        summary: "Says why a job does not run now.",
+        complexity: "O(N) with N jobs ahead, 10000 at most",
+        arguments: &[QUEUE, text("id")],
+    },
+    Spec {
+        route: Route::ScanQueues,
+        name: "qscan",
+        arity: -2,
+        flags: READS_SLOW,
+        categories: &["@read", "@slow", CATEGORY],
+        since: FIRST,
+        summary: "Goes through the names of all queues.",
+        complexity: "O(1) a call; O(N) for all, N being the number of keys in the database",
+        arguments: &[text("cursor"), text("glob").after("MATCH"), COUNT],
+    },
+    Spec {
+        route: Route::Queue(Verb::Delete),
         name: "qdel",
         arity: -3,
         flags: WRITES_FAST,
@@ -256,7 +280,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, text("id").many()],
     },
     Spec {
-        verb: Verb::Purge,
+        route: Route::Queue(Verb::Purge),
         name: "qpurge",
         arity: -2,
         flags: &["write"],
@@ -267,7 +291,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, STATE],
     },
     Spec {
-        verb: Verb::Config,
+        route: Route::Queue(Verb::Config),
         name: "qconfig",
         arity: -3,
         flags: &["write"],
@@ -290,7 +314,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Pause,
+        route: Route::Queue(Verb::Pause),
         name: "qpause",
         arity: -2,
         flags: &["write", "fast"],
@@ -308,7 +332,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Resume,
+        route: Route::Queue(Verb::Resume),
         name: "qresume",
         arity: 2,
         flags: &["write", "fast"],
@@ -319,7 +343,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE],
     },
     Spec {
-        verb: Verb::Redrive,
+        route: Route::Queue(Verb::Redrive),
         name: "qredrive",
         arity: -2,
         flags: &["write"],
@@ -343,7 +367,7 @@ pub const COMMANDS: [Spec; 20] = [
         ],
     },
     Spec {
-        verb: Verb::Promote,
+        route: Route::Queue(Verb::Promote),
         name: "qpromote",
         arity: -3,
         flags: &["write", "fast"],
@@ -354,7 +378,7 @@ pub const COMMANDS: [Spec; 20] = [
         arguments: &[QUEUE, text("id").many()],
     },
     Spec {
-        verb: Verb::Drop,
+        route: Route::Queue(Verb::Drop),
         name: "qdrop",
         arity: 2,
         flags: &["write"],

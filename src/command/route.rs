@@ -10,6 +10,8 @@ pub enum Route {
     /// Forwarded, unless its options make it block: `XREAD`, `XREADGROUP`.
     ForwardUnlessItBlocks,
     Queue(Verb),
+    /// `QSCAN`: about all queues, and so no call of a lane but Redis's SCAN.
+    ScanQueues,
     Local(Local),
     /// Answered here, or by Redis, or by both: it depends on what is asked for.
     Info,
@@ -135,5 +137,5 @@ pub(super) fn of_queue_command(name: &str) -> Route {
     queue::COMMANDS
         .iter()
         .find(|spec| spec.name == name)
-        .map_or(Route::Refuse(Refused::NotYet), |spec| Route::Queue(spec.verb))
+        .map_or(Route::Refuse(Refused::NotYet), |spec| spec.route)
 }

@@ -13,6 +13,7 @@ use crate::command::CommandId;
 use crate::local;
 use crate::plan::Splice;
 use crate::queue::lane::LaneKey;
+use crate::queue::names;
 use crate::resp::frame::{Frame, FrameScanner};
 use crate::resp::{OwnedRequest, Protocol, ReplyWriter};
 use crate::script::keys::wake_channel;
@@ -278,10 +279,12 @@ impl Hub {
 
     fn answer_spliced(&mut self, asker: Asker, splice: Splice, reply: &[u8]) {
         let numbers = self.shared.numbers();
+        let prefix = self.shared.config.prefix.clone();
         self.answer(asker, |out, protocol| {
             let out = &mut ReplyWriter::new(out, protocol);
             match splice {
                 Splice::Info(sections) => local::info::splice(reply, sections, &numbers, out),
+                Splice::QueueNames => names::write(reply, &prefix, out),
                 Splice::CommandDocs(chosen) => local::command::splice_docs(reply, chosen, out),
             }
             None

@@ -20,10 +20,11 @@ use crate::command::queue::Verb;
 use crate::command::{CommandId, Local};
 use crate::local::{self, Effect};
 use crate::plan::{Forward, Plan, Planned, Rules, Splice, plan};
+use crate::queue::names;
 use crate::queue::operation::Operation;
 use crate::queue::parse::{Ask, parse};
 use crate::resp::scanner::{Limits, ProtocolError, Scan, Scanner};
-use crate::resp::{ReplyWriter, Request};
+use crate::resp::{Protocol, ReplyWriter, Request};
 use crate::upstream::link::PipeKind;
 use crate::upstream::pipe::Repeat;
 
@@ -171,11 +172,33 @@ impl Hub {
                 }
                 Err(refusal) => self.answer_error(asker, refusal.as_bytes()),
             },
+            Plan::ScanQueues => self.scan_queues(asker, command, request),
             Plan::Forward(how) => self.forward(asker, command, how, None, request),
             Plan::Splice(splice, how) => self.forward(asker, command, how, Some(Box::new(splice)), request),
             Plan::Refuse(_) if command.is_none() && is_http(request) => self.close_as_attack(key),
             Plan::Refuse(refusal) => self.answer_error(asker, refusal.text()),
             Plan::Local(_) => {}
+        }
+    }
+
+    /// In the queues' database, whichever the client has selected.
+    fn scan_queues(&mut self, asker: Asker, command: Option<CommandId>, request: Request<'_>) {
+        match names::scan(request, &self.shared.config.prefix) {
+            Ok(scan) => {
+                let kind = PipeKind {
+                    protocol: Protocol::Resp3,
+                    database: self.shared.config.upstream.database,
+                };
+                self.send_plain(
+                    asker,
+                    command,
+                    kind,
+                    Repeat::Safe,
+                    Some(Box::new(Splice::QueueNames)),
+                    scan.as_request(),
+                );
+            }
+            Err(refusal) => self.answer_error(asker, refusal.as_bytes()),
         }
     }
 
@@ -217,11 +240,23 @@ impl Hub {
             protocol: client.session.protocol,
             database: client.session.database,
         };
-        let index = self.pipe_for(kind);
         let repeat = match how.readonly {
             true => Repeat::Safe,
             false => Repeat::Unsafe,
         };
+        self.send_plain(asker, command, kind, repeat, splice, request);
+    }
+
+    fn send_plain(
+        &mut self,
+        asker: Asker,
+        command: Option<CommandId>,
+        kind: PipeKind,
+        repeat: Repeat,
+        splice: Option<Box<Splice>>,
+        request: Request<'_>,
+    ) {
+        let index = self.pipe_for(kind);
         let target = Target::Client { asker, command, splice };
         let now = self.now;
         self.pipes[index].pipe.send(target, repeat, now, |out| {

@@ -52,6 +52,7 @@ pub enum Ask {
     /// A name that stands for no job of this queue.
     NoJob {
         queue: QueueName,
+        unknown: Unknown,
     },
     /// `QRESULT`.
     Result {
@@ -73,11 +74,19 @@ impl Ask {
             Self::Pop(pop) => &pop.queues[0],
             Self::Push { queue, .. }
             | Self::Settle { queue, .. }
-            | Self::NoJob { queue }
+            | Self::NoJob { queue, .. }
             | Self::Result { queue, .. }
             | Self::Single { queue, .. } => queue,
         }
     }
+}
+
+/// What was asked of a job that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    View,
+    Result,
+    Explanation,
 }
 
 /// `QPOP` and `QMPOP`.
@@ -115,7 +124,8 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Len => alone(&mut words, Single::Len),
         Verb::Stats => alone(&mut words, Single::Stats),
         Verb::Peek => peek(&mut words),
-        Verb::Job => job(&mut words),
+        Verb::Job => job(&mut words, Single::Job, Unknown::View),
+        Verb::Explain => job(&mut words, Single::Explain, Unknown::Explanation),
         Verb::Delete => delete(&mut words),
         Verb::Purge => purge(&mut words),
         Verb::Config => config(&mut words),
@@ -356,7 +366,10 @@ fn result(words: &mut Words) -> Result<Ask, Refusal> {
     }
     Ok(match claim(&QueueMark::of(&queue), name) {
         Some(Claim { job, .. }) => Ask::Result { queue, job, block },
-        None => Ask::NoJob { queue },
+        None => Ask::NoJob {
+            queue,
+            unknown: Unknown::Result,
+        },
     })
 }
 
@@ -420,16 +433,16 @@ fn peek(words: &mut Words) -> Result<Ask, Refusal> {
     Ok(Ask::Single { queue, single })
 }
 
-fn job(words: &mut Words) -> Result<Ask, Refusal> {
+fn job(words: &mut Words, about: fn(LocalId) -> Single, unknown: Unknown) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let name = words.required()?;
     words.nothing_more()?;
     Ok(match claim(&QueueMark::of(&queue), name) {
         Some(claim) => Ask::Single {
             queue,
-            single: Single::Job(claim.job),
+            single: about(claim.job),
         },
-        None => Ask::NoJob { queue },
+        None => Ask::NoJob { queue, unknown },
     })
 }
 
@@ -522,13 +535,13 @@ fn promote(words: &mut Words) -> Result<Ask, Refusal> {
 }
 
 /// The arguments, read from left to right.
-struct Words<'a> {
+pub(super) struct Words<'a> {
     request: Request<'a>,
     next: usize,
 }
 
 impl<'a> Words<'a> {
-    fn new(request: Request<'a>) -> Self {
+    pub(super) fn new(request: Request<'a>) -> Self {
         Self { request, next: 1 }
     }
 
@@ -543,7 +556,7 @@ impl<'a> Words<'a> {
     }
 
     /// The next positional argument. Arity lets too few through only where options stand in their places.
-    fn required(&mut self) -> Result<&'a [u8], Refusal> {
+    pub(super) fn required(&mut self) -> Result<&'a [u8], Refusal> {
         let name = self.request.name().to_ascii_lowercase();
         self.next()
             .ok_or_else(|| format!("ERR wrong number of arguments for '{}' command", shown(&name)))
@@ -612,15 +625,15 @@ impl<'a> Words<'a> {
     }
 
     /// The next word as an option's name, in upper case.
-    fn option(&mut self) -> Option<String> {
+    pub(super) fn option(&mut self) -> Option<String> {
         self.next().map(|word| shown(&word.to_ascii_uppercase()))
     }
 
-    fn value(&mut self, option: &str) -> Result<&'a [u8], Refusal> {
+    pub(super) fn value(&mut self, option: &str) -> Result<&'a [u8], Refusal> {
         self.next().ok_or_else(|| format!("ERR {option} needs a value"))
     }
 
-    fn number(&mut self, what: &str, min: u64, max: u64) -> Result<u64, Refusal> {
+    pub(super) fn number(&mut self, what: &str, min: u64, max: u64) -> Result<u64, Refusal> {
         let word = self.value(what)?;
         parse_integer(word)
             .and_then(|number| u64::try_from(number).ok())
@@ -653,7 +666,7 @@ impl<'a> Words<'a> {
             })
     }
 
-    fn unknown(&self, option: &str) -> Refusal {
+    pub(super) fn unknown(&self, option: &str) -> Refusal {
         let command = shown(&self.request.name().to_ascii_lowercase());
         format!("ERR unknown option '{option}' for '{command}'")
     }
@@ -668,10 +681,10 @@ fn claim(mark: &QueueMark, name: &[u8]) -> Option<Claim> {
 
 /// Which options a command has had.
 #[derive(Default)]
-struct Seen(SmallVec<[String; 4]>);
+pub(super) struct Seen(SmallVec<[String; 4]>);
 
 impl Seen {
-    fn once(&mut self, option: &str) -> Result<(), Refusal> {
+    pub(super) fn once(&mut self, option: &str) -> Result<(), Refusal> {
         if self.0.iter().any(|seen| seen == option) {
             return Err(format!("ERR {option} was given twice"));
         }

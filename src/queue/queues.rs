@@ -17,8 +17,9 @@ use super::awaiting::Awaiting;
 use super::id::LocalId;
 use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, To, Work};
 use super::operation::{Claim, Operation, QueueName, Return};
-use super::parse::{Ask, Block, PopAsk};
+use super::parse::{Ask, Block, PopAsk, Unknown};
 use super::reply::{Popped, Reply};
+use super::settings::Pause;
 use super::single::Single;
 use super::single::Step;
 use super::waiting::{Patience, PopRequest, Pops};
@@ -123,7 +124,14 @@ impl Queues {
                 (queue, Work::Operation(operation), To::Asker(asker))
             }
             Ask::Result { queue, job, block } => return self.ask_result(asker, &queue, job, block, now),
-            Ask::NoJob { .. } => return self.answer(asker, Reply::NoView),
+            Ask::NoJob { unknown, .. } => {
+                let reply = match unknown {
+                    Unknown::View => Reply::NoView,
+                    Unknown::Result => Reply::Nothing,
+                    Unknown::Explanation => Reply::Explanation(None, Pause::default()),
+                };
+                return self.answer(asker, reply);
+            }
             Ask::Single { single, .. } if single.names_nothing() => return self.answer(asker, Reply::Integer(0)),
             Ask::Single { queue, single } => (queue, Work::Single(single), To::Asker(asker)),
         };

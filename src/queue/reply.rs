@@ -7,7 +7,7 @@ use super::operation::{QueueName, Return, State};
 use super::settings::{Pause, Settings};
 use crate::resp::ReplyWriter;
 use crate::script::Job;
-use crate::script::look::{JobView, Stats};
+use crate::script::look::{Detail, Explanation, JobView, Stats};
 
 /// Every queue has one partition for now.
 pub const PARTITION: u16 = 0;
@@ -25,6 +25,8 @@ pub enum Reply {
     NoJob,
     Integer(i64),
     Bulk(Bytes),
+    /// `QEXPLAIN`; `None`: there is no such job.
+    Explanation(Option<Explanation>, Pause),
     /// `QRESULT` that has none.
     Nothing,
     Stats(Box<Stats>, Pause),
@@ -112,6 +114,7 @@ impl Reply {
                     out.bulk(value.as_bytes());
                 }
             }
+            Self::Explanation(explanation, pause) => write_explanation(explanation.as_ref(), *pause, out),
             Self::Bulk(bytes) => out.bulk(bytes),
             Self::Nothing => out.null(),
             Self::Ok => out.simple("OK"),
@@ -196,6 +199,25 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
     match record.meta.is_empty() {
         true => out.null(),
         false => write_meta(&record.meta, out),
+    }
+}
+
+fn write_explanation(explanation: Option<&Explanation>, pause: Pause, out: &mut ReplyWriter) {
+    let (state, reason): (&[u8], &[u8]) = match explanation {
+        Some(found) => (&found.state, &found.reason),
+        None => (b"unknown", b"unknown"),
+    };
+    out.map(3);
+    out.bulk(b"state");
+    out.bulk(state);
+    out.bulk(b"reason");
+    out.bulk(reason);
+    out.bulk(b"detail");
+    match explanation.map(|found| &found.detail) {
+        _ if reason == b"paused" => out.bulk(pause.name().as_bytes()),
+        Some(Detail::Number(number)) => out.integer(*number as i64),
+        Some(Detail::Text(text)) => out.bulk(text),
+        Some(Detail::None) | None => out.null(),
     }
 }
 

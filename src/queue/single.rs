@@ -23,6 +23,7 @@ pub enum Single {
         seen: Vec<JobView>,
     },
     Job(LocalId),
+    Explain(LocalId),
     /// `waits`: its client waits for the job's end.
     Result {
         job: LocalId,
@@ -74,6 +75,7 @@ impl Single {
                 state, count, offset, ..
             } => look::peek(scripts, partition, settings, *state, *count, *offset),
             Self::Result { job, waits } => look::result(scripts, partition, settings, *job, *waits),
+            Self::Explain(job) => look::explain(scripts, partition, settings, *job),
             Self::Job(job) => look::job(scripts, partition, settings, *job),
             Self::Delete { jobs, .. } => {
                 let jobs = &jobs[..jobs.len().min(DELETED)];
@@ -102,6 +104,11 @@ impl Single {
                 let (standing, view) = look::job_reply(reply)?;
                 let view = view.map(|view| Reply::View(mark, Box::new((settings.clone(), view))));
                 Ok((standing, self.unless_more(standing, view.unwrap_or(Reply::NoView))))
+            }
+            Self::Explain(_) => {
+                let (standing, explanation) = look::explain_reply(reply)?;
+                let answer = Reply::Explanation(explanation, settings.pause);
+                Ok((standing, self.unless_more(standing, answer)))
             }
             Self::Result { waits, .. } => {
                 let (standing, ending) = look::result_reply(reply)?;

@@ -3,8 +3,7 @@
 -- because what was due before them goes before them.
 --
 -- ARGV after the prelude's: how many jobs are pushed, and if the queue is bounded, a space and its bound; how many the pops
--- ask for, and if they are limited, a space and the limits: paused (1 or 0), leased at once, jobs of the rate, per so many
--- ms, ms after which a ready job goes before higher priorities (each 0: no bound); how many the pops before the last one
+-- ask for, and if they are limited, a space and the limits (see limits.lua); how many the pops before the last one
 -- that would wait ask for: if no more than these are popped, the worker waits (empty: nobody of its would wait); then
 -- words, each with what belongs to it:
 --   a n name×n                         QACK
@@ -30,39 +29,12 @@
 local pushing, wanted, waits_from = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local at, last = 7, #ARGV
 
--- Limits: `room` says how many jobs may be popped now, when the rate allows the next one if it allows none, and what its
--- bucket holds. `as_limited` is how the queue stands for those who pop.
-local room, as_limited
-local max_wait = 0
-if not wanted then
-  local paused, leased_at_once, rate, per
-  wanted, paused, leased_at_once, rate, per, max_wait = ARGV[5]:match('^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
-  max_wait = tonumber(max_wait)
-  wanted, leased_at_once, rate, per = tonumber(wanted), tonumber(leased_at_once), tonumber(rate), tonumber(per)
-
-  function room()
-    local left, again, tokens = math.huge, nil, nil
-    if leased_at_once > 0 then
-      left = leased_at_once - call('ZCARD', leases)
-    end
-    if rate > 0 then
-      local full = math.max(1, rate * 1000 / per) -- one second's worth
-      local held = call('HMGET', stats, 'tokens', 'filled')
-      local gained = (now - (tonumber(held[2]) or now)) * rate / per
-      tokens = min(full, (tonumber(held[1]) or full) + gained)
-      again = tokens < 1 and now + math.ceil((1 - tokens) * per / rate) or nil
-      left = min(left, floor(tokens))
-    end
-    return paused == '1' and 0 or math.max(left, 0), again, tokens
-  end
-
-  function as_limited(t, due, ready, left)
-    local most, again = room()
-    if again and ready > 0 and paused == '0' then
-      due = min(due or again, again)
-    end
-    return t, due, min(ready, most), left
-  end
+-- A number alone: the queue has no limits.
+local limited = not wanted
+--@include limits
+if limited then
+  wanted = tonumber(ARGV[5]:match('^%d+'))
+  read_limits(ARGV[5])
 end
 local bound
 if not pushing then
@@ -86,7 +58,7 @@ if before then
     end
   end
   local t, due, ready, left = standing()
-  if room then
+  if limited then
     t, due, ready, left = as_limited(t, due, ready, left)
   end
   return {t, due, ready, left, pushed, places, ids, payloads, records}
@@ -401,14 +373,14 @@ local TOMBSTONES = 500
 local ids, payloads, records = {}, {}, false
 local got, passed = 0, 0
 local tokens
-if room then
+if limited then
   local most, _, held = room()
   wanted, tokens = min(wanted, most), held
 end
 
 -- Jobs that have been ready for too long go first, the one that waits longest before the others. Only the heads are looked
 -- at: who stands behind one waits for it anyway.
-if max_wait > 0 and not plain then
+if limited and max_wait > 0 and not plain then
   local function overdue_since(letter)
     while passed < TOMBSTONES do
       local id = call('LINDEX', lists[letter], 0)
@@ -535,7 +507,7 @@ if heard or got > 0 or pushing > 0 then
   call('SET', lane, sequence .. '\n' .. outcome, 'PX', KEPT)
 end
 local t, due, ready, left = standing()
-if room then
+if limited then
   t, due, ready, left = as_limited(t, due, ready, left)
 end
 

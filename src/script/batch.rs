@@ -8,7 +8,6 @@ use super::call::Call;
 use super::keys::millis;
 use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
-use crate::config::Rate;
 use crate::queue::id::{LocalId, put_base36};
 use crate::queue::operation::{Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
 use crate::resp::reader::{BadReply, Reader};
@@ -107,19 +106,22 @@ fn write_pushing(call: &mut Call, settings: &Settings, operations: &[Operation])
 }
 
 fn write_wanted(call: &mut Call, settings: &Settings, wanted: u64) {
-    let Settings {
-        pause,
-        concurrency,
-        rate: Rate(rate),
-        ..
-    } = settings;
-    let max_wait = millis(settings.max_wait);
-    if !pause.pop && *concurrency == 0 && rate.is_none() && max_wait == 0 {
-        return call.number(wanted);
+    match is_limited(settings) {
+        false => call.number(wanted),
+        true => call.word(format!("{wanted} {}", limits(settings)).as_bytes()),
     }
-    let paused = u8::from(pause.pop);
-    let (jobs, per) = rate.map_or((0, 1), |(jobs, per)| (jobs, millis(per)));
-    call.word(format!("{wanted} {paused} {concurrency} {jobs} {per} {max_wait}").as_bytes());
+}
+
+fn is_limited(settings: &Settings) -> bool {
+    let Settings { pause, rate, .. } = settings;
+    pause.pop || settings.concurrency > 0 || rate.0.is_some() || !settings.max_wait.is_zero()
+}
+
+/// As `limits.lua` reads them.
+pub(super) fn limits(settings: &Settings) -> String {
+    let (paused, concurrency) = (u8::from(settings.pause.pop), settings.concurrency);
+    let (jobs, per) = settings.rate.0.map_or((0, 1), |(jobs, per)| (jobs, millis(per)));
+    format!("{paused} {concurrency} {jobs} {per} {}", millis(settings.max_wait))
 }
 
 fn as_pop(operation: &Operation) -> Option<&Pop> {

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 
 use super::call::Call;
-use super::{CallError, Partition, Record, Scripts, Settings, Standing, open, unsigned};
+use super::{CallError, Partition, Record, Scripts, Settings, Standing, batch, open, unsigned};
 use crate::queue::id::LocalId;
 use crate::queue::operation::State;
-use crate::resp::reader::{BadReply, Reader};
+use crate::resp::reader::{BadReply, Element, Reader};
 
 /// Jobs that one call of `peek` may ask for, so that no call holds Redis for long.
 pub const PEEKED: u64 = 250;
@@ -105,6 +105,46 @@ pub fn job_reply(reply: Bytes) -> Result<(Standing, Option<JobView>), CallError>
     let state = State::ALL.into_iter().find(|state| state.name().as_bytes() == name);
     let view = view(&mut reader, id, state.ok_or(BadReply("an unknown state"))?)?;
     Ok((standing, Some(view)))
+}
+
+/// Why a job does not run now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub state: Bytes,
+    pub reason: Bytes,
+    pub detail: Detail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    None,
+    /// A date in Unix ms, or a count: the reason says which.
+    Number(u64),
+    Text(Bytes),
+}
+
+pub fn explain(scripts: &Scripts, partition: &Partition, settings: &Settings, id: LocalId) -> Bytes {
+    let mut call = Call::new(&scripts.explain, partition, settings, 0);
+    call.word(id.as_bytes());
+    call.word(batch::limits(settings).as_bytes());
+    call.finish()
+}
+
+/// `None`: there is no such job.
+pub fn explain_reply(reply: Bytes) -> Result<(Standing, Option<Explanation>), CallError> {
+    let (standing, mut reader, left) = open(reply)?;
+    if left == 0 {
+        return Ok((standing, None));
+    }
+    let (state, reason) = (reader.bulk()?, reader.bulk()?);
+    let detail = match reader.element()? {
+        Element::Integer(number) => Detail::Number(unsigned(number)?),
+        Element::Bulk(text) => Detail::Text(text),
+        Element::Null => Detail::None,
+        _ => return Err(BadReply("a detail was due").into()),
+    };
+    let explanation = Explanation { state, reason, detail };
+    Ok((standing, Some(explanation)))
 }
 
 /// What became of a job.

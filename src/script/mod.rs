@@ -4,9 +4,10 @@
 //!
 //! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
 //!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling
-//!   who waits, and `ending.lua`, what the end of a job means to others.
+//!   who waits, `ending.lua`, what the end of a job means to others,
+//!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
-//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`), [`remove`] (`delete.lua`, `purge.lua`) and [`mend`] (`configure.lua`,
+//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`) and [`mend`] (`configure.lua`,
 //!   `revive.lua`, `drop.lua`).
 //! - [`record`]: what is remembered of a job.
 //! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
@@ -47,6 +48,7 @@ pub struct Scripts {
     pub peek: Script,
     pub job: Script,
     pub result: Script,
+    pub explain: Script,
     pub delete: Script,
     pub purge: Script,
     pub configure: Script,
@@ -57,9 +59,11 @@ pub struct Scripts {
 const PRELUDE: &str = include_str!("prelude.lua");
 const UPKEEP: &str = include_str!("upkeep.lua");
 const WAKE: &str = include_str!("wake.lua");
+const LIMITS: &str = include_str!("limits.lua");
 const ENDING: &str = include_str!("ending.lua");
 const INCLUDE_UPKEEP: &str = "--@include upkeep";
 const INCLUDE_WAKE: &str = "--@include wake";
+const INCLUDE_LIMITS: &str = "--@include limits";
 const INCLUDE_ENDING: &str = "--@include ending";
 const CLOCK: &str = "call('TIME')";
 
@@ -76,7 +80,10 @@ impl Scripts {
     fn with_prelude(prelude: &str) -> Self {
         let script = |name, body: &str| {
             let body = body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE);
-            let source = format!("{prelude}\n{}", body.replace(INCLUDE_ENDING, ENDING));
+            let source = format!(
+                "{prelude}\n{}",
+                body.replace(INCLUDE_LIMITS, LIMITS).replace(INCLUDE_ENDING, ENDING)
+            );
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };
@@ -85,6 +92,7 @@ impl Scripts {
             stats: script("stats", include_str!("stats.lua")),
             peek: script("peek", include_str!("peek.lua")),
             job: script("job", include_str!("job.lua")),
+            explain: script("explain", include_str!("explain.lua")),
             result: script("result", include_str!("result.lua")),
             delete: script("delete", include_str!("delete.lua")),
             purge: script("purge", include_str!("purge.lua")),
@@ -94,13 +102,14 @@ impl Scripts {
         }
     }
 
-    pub fn all(&self) -> [&Script; 10] {
+    pub fn all(&self) -> [&Script; 11] {
         [
             &self.batch,
             &self.stats,
             &self.peek,
             &self.job,
             &self.result,
+            &self.explain,
             &self.delete,
             &self.purge,
             &self.configure,

@@ -1,0 +1,59 @@
+-- Why a job does not run now: QEXPLAIN. Brings back what is due first; while `more` is 1 it may not be the last word.
+--
+-- ARGV after the prelude's: id; the limits, as batch.lua takes them.
+-- Returns now, next due or false, ready, more, then nothing if there is no such job, or: state (ready delayed leased dead),
+-- reason (delayed leased dead paused rate concurrency behind ready), its detail: a number (the ms it is due or its lease
+-- ends, when the rate allows the next, how many are leased at once, how many are ahead) or a text (what the worker said of
+-- the failure) or false.
+
+--@include upkeep
+--@include limits
+bring_back()
+settle()
+
+-- So far a list is searched for the job's place: 0.2 ms.
+local DEEPEST = 10000
+
+local id = ARGV[4]
+local t, due, ready, left = standing()
+if call('HEXISTS', jobs, id) == 0 then
+  return {t, due, ready, left}
+end
+local record = recall(id)
+local function says(state, reason, detail)
+  return {t, due, ready, left, state, reason, detail or false}
+end
+
+local lease_ends = call('ZSCORE', leases, lease_name(id, record))
+if lease_ends then
+  return says('leased', 'leased', tonumber(lease_ends))
+end
+local ready_at = call('ZSCORE', delayed, id)
+if ready_at then
+  return says('delayed', 'delayed', tonumber(ready_at))
+end
+if call('ZSCORE', dead, id) then
+  return says('dead', 'dead', record.e)
+end
+
+read_limits(ARGV[5])
+if paused then
+  return says('ready', 'paused')
+end
+local ahead, letter = 0, sub(id, -1)
+for higher in ('uhnl'):gmatch('.') do
+  if higher == letter then
+    break
+  end
+  ahead = ahead + ready_in(higher)
+end
+ahead = ahead + (call('LPOS', lists[letter], id, 'MAXLEN', DEEPEST) or DEEPEST)
+local most, again = room()
+if ahead > 0 then
+  return says('ready', 'behind', ahead)
+elseif most == 0 and leased_at_once > 0 and call('ZCARD', leases) >= leased_at_once then
+  return says('ready', 'concurrency', leased_at_once)
+elseif most == 0 then
+  return says('ready', 'rate', again)
+end
+return says('ready', 'ready')
