@@ -124,6 +124,8 @@ pub struct Hub {
     /// How the proxy's own keys begin.
     own_keys: Vec<u8>,
     pipes: Vec<PipeState>,
+    /// When the first of those that are held for a crowd is written.
+    pipes_held_until: Option<Instant>,
     /// Pipes that nobody serves yet.
     new_pipes: Vec<usize>,
     queues: Queues,
@@ -164,6 +166,7 @@ impl Hub {
             client_bytes: 0,
             held_elsewhere: 0,
             pipes: Vec::new(),
+            pipes_held_until: None,
             new_pipes: Vec::new(),
             scanner: Scanner::default(),
             dirty: Vec::new(),
@@ -243,7 +246,10 @@ impl Hub {
         let check = busy.then(|| self.checked + CHECK);
         let idle = (self.shared.config.limits.idle_timeout.is_some() && !self.clients.is_empty())
             .then(|| self.checked + Duration::from_secs(1));
-        [check, idle, self.queues.next_tick()].into_iter().flatten().min()
+        [check, idle, self.pipes_held_until, self.queues.next_tick()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn tick(&mut self, now: Instant) {

@@ -3,17 +3,18 @@
 use std::io;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Hub, write_some};
-use crate::asker::Asker;
+use crate::asker::{Asker, ClientKey};
 use crate::command::CommandId;
 use crate::local;
 use crate::plan::Splice;
 use crate::queue::lane::LaneKey;
 use crate::queue::names;
+use crate::queue::pace::Pace;
 use crate::resp::frame::{Frame, FrameScanner};
 use crate::resp::{OwnedRequest, Protocol, ReplyWriter};
 use crate::script::keys::wake_channel;
@@ -29,7 +30,7 @@ pub const QUEUES: usize = 0;
 /// any as soon as a reply of more than 32 MB waits in it (`client-output-buffer-limit pubsub`), and jobs may be larger.
 pub const EARS: usize = 1;
 /// A call that has been in doubt for so long is not repeated: Redis keeps a lane's last outcome for ten minutes.
-const DOUBT: std::time::Duration = std::time::Duration::from_secs(300);
+const DOUBT: Duration = Duration::from_secs(300);
 
 /// Who waits for a reply.
 #[derive(Debug)]
@@ -50,6 +51,10 @@ pub(super) struct PipeState {
     pub input: BytesMut,
     scanner: FrameScanner,
     stream: Option<Rc<Stream>>,
+    /// When what clients sent goes out, if many of them share this pipe.
+    pace: Pace,
+    gathered: Gathered,
+    answered: Runs,
     /// Its socket took no more.
     blocked: bool,
     /// Since when the oldest request that was sent has waited without any reply coming in.
@@ -61,7 +66,70 @@ pub(super) struct PipeState {
     waker: Option<Waker>,
 }
 
+/// Clients, each counted once for all that it has in a row: a pipeline is no crowd.
+#[derive(Default)]
+struct Runs {
+    clients: usize,
+    last: Option<ClientKey>,
+}
+
+impl Runs {
+    fn add(&mut self, client: ClientKey) {
+        if self.last != Some(client) {
+            self.last = Some(client);
+            self.clients += 1;
+        }
+    }
+}
+
+/// What was laid on a pipe since it was last written to.
+#[derive(Default)]
+struct Gathered {
+    from: Runs,
+    /// A lane's call, which has waited for its own crowd, or a script: it goes at once.
+    urgent: bool,
+    /// When something was written last, and how long its replies took.
+    wrote: Option<Instant>,
+    took: Duration,
+}
+
 impl PipeState {
+    /// Lays a client's plain command on the pipe.
+    pub fn send(&mut self, client: ClientKey, target: Target, repeat: Repeat, now: Instant, request: &[u8]) {
+        self.gathered.from.add(client);
+        self.pipe
+            .send(target, repeat, now, |out| out.extend_from_slice(request));
+    }
+
+    /// Until when what was gathered is held for those who are about to ask.
+    fn held_until(&self, now: Instant) -> Option<Instant> {
+        match self.gathered.urgent || self.gathered.from.clients == 0 {
+            true => None,
+            false => self.pace.holds(self.gathered.from.clients, now),
+        }
+    }
+
+    fn written(&mut self, now: Instant) {
+        let Gathered {
+            from,
+            urgent,
+            wrote,
+            took,
+        } = &mut self.gathered;
+        (*from, *urgent, *wrote) = (Runs::default(), false, Some(now));
+        self.pace.sent_most(*took, now);
+    }
+
+    /// All replies of one read have been handed on.
+    fn replied(&mut self, now: Instant) {
+        let answered = std::mem::take(&mut self.answered).clients;
+        if let Some(wrote) = self.gathered.wrote.filter(|_| answered > 0) {
+            self.gathered.took = now.saturating_duration_since(wrote);
+            let (waiting, took) = (self.gathered.from.clients, self.gathered.took);
+            self.pace.replied(answered, waiting, usize::MAX, took, now);
+        }
+    }
+
     fn new(kind: PipeKind) -> Self {
         Self {
             kind,
@@ -69,6 +137,9 @@ impl PipeState {
             input: BytesMut::new(),
             scanner: FrameScanner::default(),
             stream: None,
+            pace: Pace::default(),
+            gathered: Gathered::default(),
+            answered: Runs::default(),
             blocked: false,
             silent_since: None,
             fault: None,
@@ -239,6 +310,7 @@ impl Hub {
         state.input = rest;
         state.scanner = scanner;
         state.silent_since = state.pipe.front().map(|_| now);
+        state.replied(now);
         if state.pipe.wants_another_connection() {
             state.give_up(LinkError::Refused("it does not execute commands for now".into()));
         }
@@ -263,6 +335,7 @@ impl Hub {
             Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(lane),
             Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), self.now),
             Target::Client { asker, command, splice } => {
+                self.pipes[index].answered.add(asker.client);
                 let took = self.now.saturating_duration_since(answered.since);
                 self.note_latency(command, took);
                 match splice {
@@ -297,7 +370,8 @@ impl Hub {
             return;
         };
         let (shared, now) = (self.shared.clone(), self.now);
-        let pipe = &mut self.pipes[QUEUES].pipe;
+        let PipeState { pipe, gathered, .. } = &mut self.pipes[QUEUES];
+        gathered.urgent = true;
         for script in shared.scripts.all() {
             let load = OwnedRequest::from_words(&["SCRIPT", "LOAD", &script.source]);
             pipe.send(Target::Nobody, Repeat::Safe, now, |out| {
@@ -333,7 +407,8 @@ impl Hub {
             return;
         }
         let now = self.now;
-        let pipe = &mut self.pipes[QUEUES].pipe;
+        let PipeState { pipe, gathered, .. } = &mut self.pipes[QUEUES];
+        gathered.urgent = true;
         self.queues.send(now, |lane, call| {
             pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
                 out.extend_from_slice(&call)
@@ -343,16 +418,22 @@ impl Hub {
 
     pub(super) fn write_pipes(&mut self) {
         let now = self.now;
+        let mut held = None;
         for state in &mut self.pipes {
             let Some(stream) = &state.stream else { continue };
             let unsent = state.pipe.unsent();
             if state.blocked || unsent.is_empty() || state.fault.is_some() {
                 continue;
             }
+            if let Some(end) = state.held_until(now) {
+                held = Some(held.map_or(end, |sooner: Instant| sooner.min(end)));
+                continue;
+            }
             match write_some(stream, unsent) {
                 Ok(written) => {
                     state.blocked = written < unsent.len();
                     state.pipe.wrote(written);
+                    state.written(now);
                     state.silent_since.get_or_insert(now);
                     if state.blocked
                         && let Some(waker) = &state.waker
@@ -363,6 +444,7 @@ impl Hub {
                 Err(error) => state.give_up(LinkError::Lost(error)),
             }
         }
+        self.pipes_held_until = held;
     }
 
     /// Time-outs: an upstream that answers nothing, and requests that have waited for one long enough.

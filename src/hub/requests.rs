@@ -259,9 +259,7 @@ impl Hub {
         let index = self.pipe_for(kind);
         let target = Target::Client { asker, command, splice };
         let now = self.now;
-        self.pipes[index].pipe.send(target, repeat, now, |out| {
-            out.extend_from_slice(request.raw());
-        });
+        self.pipes[index].send(asker.client, target, repeat, now, request.raw());
     }
 
     fn serve_locally(&mut self, key: ClientKey, local: Local, request: Request<'_>) {

@@ -216,9 +216,11 @@ impl Lane {
         }
     }
 
-    /// A reply came, `took` after its call was sent, and so many were answered by it.
+    /// A reply came, `took` after its call was sent, and so many clients were answered by it.
     pub fn replied(&mut self, answered: usize, took: Duration, now: Instant) {
-        self.pace.replied(answered, self.waiting.len(), BATCH_JOBS, took, now);
+        // A client's pipeline is no crowd.
+        let waiting = self.waiting.len() - self.pipelined;
+        self.pace.replied(answered, waiting, BATCH_JOBS, took, now);
     }
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.

@@ -1,4 +1,4 @@
-//! When a lane that serves a crowd waits a moment before its next call, so that the call carries more.
+//! When a lane, or a pipe of plain commands, that serves a crowd waits a moment before it sends, so that more goes at once.
 //!
 //! A call costs Redis about as much as thirty jobs in it (benches/scripts.md), and where many clients ask in a closed loop
 //! those that were just answered ask again within microseconds. A lane that sent at once would take along the few that
@@ -46,6 +46,12 @@ impl Pace {
         *self = Self::default();
     }
 
+    /// Most of the crowd is on its way; those who were late wait for its replies, but no longer than the last ones took.
+    /// For a sender that may have several calls under way.
+    pub fn sent_most(&mut self, took: Duration, now: Instant) {
+        self.until = self.until.map(|_| now + took.clamp(HOLD, LONGEST_HOLD));
+    }
+
     /// Until when so few are held; `None`: not at all.
     pub fn holds(&self, gathered: usize, now: Instant) -> Option<Instant> {
         self.until.filter(|end| gathered < self.expected && now < *end)
@@ -65,6 +71,17 @@ mod tests {
         assert_eq!(pace.holds(1, now + HOLD), None, "it was long enough");
         pace.sent();
         assert_eq!(pace.holds(1, now), None);
+    }
+
+    #[test]
+    fn who_was_late_waits_for_the_replies_but_not_for_ever() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.sent_most(HOLD, now);
+        assert_eq!(pace.holds(1, now), None, "no crowd was seen");
+        pace.replied(40, 0, usize::MAX, HOLD, now);
+        pace.sent_most(2 * HOLD, now);
+        assert_eq!(pace.holds(1, now), Some(now + 2 * HOLD));
+        assert_eq!(pace.holds(1, now + 2 * HOLD), None);
     }
 
     #[test]

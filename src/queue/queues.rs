@@ -377,7 +377,14 @@ impl Queues {
         if let Some((to, error)) = failed {
             self.fail(&to, &error);
         }
-        let answered = self.answers.len() - answered_before;
+        let mut clients = self.answers[answered_before..]
+            .iter()
+            .map(|answer| answer.asker.client)
+            .peekable();
+        let mut answered = 0;
+        while let Some(client) = clients.next() {
+            answered += usize::from(clients.peek() != Some(&client));
+        }
         self.lanes[key as usize].replied(answered, took, now);
         self.list(key);
     }
