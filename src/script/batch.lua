@@ -371,7 +371,7 @@ end
 -- Taking jobs from the heads of the lists, strictly by priority. Tombstones are passed over, a bounded number.
 local TOMBSTONES = 500
 local ids, payloads, records = {}, {}, false
-local got, passed = 0, 0
+local got, passed, asked = 0, 0, wanted
 local tokens
 if limited then
   local most, _, held = room()
@@ -502,7 +502,9 @@ end
 
 changes.acked = acked
 settle()
-if heard or got > 0 or pushing > 0 then
+-- A pop that found nothing keeps its record too: should it come once more, late and over a connection that was given up,
+-- it must not take a job that nobody waits for.
+if heard or asked > 0 or pushing > 0 then
   local outcome = pushed .. '\n' .. table.concat(places, ' ') .. '\n' .. table.concat(names, ' ')
   call('SET', lane, sequence .. '\n' .. outcome, 'PX', KEPT)
 end

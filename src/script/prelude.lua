@@ -60,7 +60,7 @@ local more = false -- upkeep is left
 -- Applied once. A lane numbers its calls from 1 and has one in flight; one that it has to doubt it repeats.
 --   1. `before` is what this very call came to when it was applied, if it was. A look-up has no number.
 --   2. The script keeps its outcome under `lane`, in the same step as all that it did, so that they are lost or kept
---      together. A call that did nothing keeps nothing.
+--      together. A call that could do nothing keeps nothing.
 local before = sequence ~= '0' and call('GET', lane)
 if before then
   local at = find(before, '\n', 1, true)

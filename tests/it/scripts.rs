@@ -380,3 +380,12 @@ fn a_rate_says_when_the_next_job_may_go() {
     lane.bench.advance(500);
     assert_eq!(lane.pop_payloads(3), ["c"]);
 }
+
+#[test]
+fn a_pop_that_found_nothing_takes_nothing_when_it_comes_once_more() {
+    let mut lane = orders("w1");
+    let reply = lane.batch(&[waiting_pop()]);
+    Lane::on_the_same(&lane, "w2").push("a");
+    assert_eq!(lane.repeat().unwrap().outcomes, reply.outcomes);
+    assert_eq!(lane.stats().ready(), 1);
+}
