@@ -165,7 +165,7 @@ fn pushes(n: usize) -> Vec<Operation> {
     let payload = Bytes::from(vec![b'x'; PAYLOAD]);
     let push = || {
         Operation::Push(Push {
-            payloads: vec![payload.clone()],
+            payloads: vec![payload.clone().into()],
             options: JobOptions::default(),
         })
     };

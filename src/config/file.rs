@@ -170,7 +170,7 @@ pub struct Queue {
     pub replicas: Option<Count>,
     /// *Not yet supported.* How long they may take.
     pub replica_timeout: Option<Period>,
-    /// *Not yet supported.* Payloads larger than this are stored compressed. 0: never.
+    /// Payloads larger than this are stored compressed (zstd), if they get smaller by that. 0: never.
     pub compress_over: Option<Size>,
 }
 

@@ -109,6 +109,8 @@ pub struct QueueSettings {
     pub rate: Rate,
     pub max_wait: Duration,
     pub result_ttl: Duration,
+    /// Bytes of a payload; 0: none is compressed.
+    pub compress_over: u64,
 }
 
 impl Default for QueueSettings {

@@ -33,6 +33,7 @@ impl Patterns {
             concurrency: self.number(queue, |table| table.concurrency),
             result_ttl: self.duration(queue, |table| table.result_ttl),
             max_wait: self.duration(queue, |table| table.max_wait),
+            compress_over: self.find(queue, |table| table.compress_over).unwrap_or_default().0,
             rate: self.find(queue, |table| table.rate).unwrap_or_default(),
         }
     }

@@ -95,7 +95,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
         ("group_rate", asked(&queue.group_rate, &plain.group_rate)),
         ("replicas", asked(&queue.replicas, &plain.replicas)),
         ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
-        ("compress_over", asked(&queue.compress_over, &plain.compress_over)),
     ];
     later.iter().find(|(_, asked)| *asked).map(|(key, _)| *key)
 }

@@ -43,6 +43,12 @@ impl Hub {
             })),
             _ => None,
         };
+        if self.outgrows(asker, &reply) {
+            if let Some(delivery) = delivery {
+                self.give_back(&delivery.queue, delivery.returns);
+            }
+            return;
+        }
         let open = self
             .client(asker.client)
             .is_some_and(|client| client.gets_jobs() && client.replies.is_open(asker.ticket));
@@ -63,6 +69,22 @@ impl Hub {
                 });
             }
         }
+    }
+
+    /// Packed payloads may be a thousand times as large as what Redis sent of them. A reply in which they come to more than
+    /// a client may have waiting for it would close the client once it is written: so it is not even unpacked.
+    fn outgrows(&mut self, asker: Asker, reply: &Reply) -> bool {
+        let (bytes, limit) = (reply.unpacked_len(), self.shared.config.limits.client_output);
+        let Some(client) = self.client(asker.client).filter(|_| bytes > limit) else {
+            return false;
+        };
+        tracing::warn!(
+            client = client.session.id,
+            bytes,
+            "reply is larger than client_output, closing the client"
+        );
+        client.close(Close::Now);
+        true
     }
 
     fn bind(&mut self, asker: Asker, reply: &Reply) {

@@ -1,7 +1,8 @@
 //! How a job is named.
 //!
 //! - Inside its partition, by a [`LocalId`], which the push script makes: ten digits of base 36 (Redis's clock in µs, later
-//!   than any id before), one to four digits that count within one call, and the first letter of its priority.
+//!   than any id before), one to four digits that count within one call, a `Z` if its payload is packed ([`super::payload`]),
+//!   and the first letter of its priority.
 //! - To clients, by its id: `<local id>-<partition>-<the queue's mark>`. The mark, 64 bits of a hash of the queue's name,
 //!   makes it unique across queues, and tells another queue's job.
 //! - A receipt is an id, a colon, and the number of the delivery.
@@ -16,6 +17,8 @@ use sha2::{Digest, Sha256};
 use super::operation::{Claim, Priority, QueueName};
 
 const STAMP: usize = 10;
+/// In capitals, as no digit is: before the priority's letter.
+pub const PACKED: u8 = b'Z';
 const MARK: usize = 13; // digits of base 36 that hold 64 bits
 
 /// A job's name within its partition.
@@ -27,12 +30,12 @@ pub struct LocalId {
 
 impl LocalId {
     /// Four digits count beyond a million jobs in one push, which is more than a request has arguments.
-    pub const MAX_LEN: usize = STAMP + 4 + 1;
-    const MIN_LEN: usize = STAMP + 1 + 1;
+    pub const MAX_LEN: usize = STAMP + 4 + 1 + 1;
 
     pub fn parse(id: &[u8]) -> Option<Self> {
         let (&letter, digits) = id.split_last()?;
-        let valid = (Self::MIN_LEN..=Self::MAX_LEN).contains(&id.len())
+        let digits = digits.strip_suffix(&[PACKED]).unwrap_or(digits);
+        let valid = (STAMP + 1..=STAMP + 4).contains(&digits.len())
             && digits
                 .iter()
                 .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
@@ -57,6 +60,11 @@ impl LocalId {
             .into_iter()
             .find(|priority| letter == Some(&priority.letter()));
         found.unwrap_or_default() // `parse` let no other letter through
+    }
+
+    /// Its payload is kept packed.
+    pub fn is_packed(&self) -> bool {
+        self.as_bytes().iter().nth_back(1) == Some(&PACKED)
     }
 
     /// Unix time of the push, in milliseconds.
@@ -184,27 +192,29 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let job = LocalId::parse(b"hbx1wjzk2o0an").unwrap();
-        for (partition, delivery) in [(0, 1), (35, 2), (36, 17), (u16::MAX, u32::MAX)] {
-            let (mut id, mut receipt) = (BytesMut::new(), BytesMut::new());
-            mark("orders").write_id(job, partition, &mut id);
-            mark("orders").write_receipt(job, partition, delivery, &mut receipt);
-            assert!(id.len() <= 40);
-            assert_eq!(
-                mark("orders").parse(&id),
-                Some((partition, Claim { job, delivery: None }))
-            );
-            assert_eq!(
-                mark("orders").parse(&receipt),
-                Some((
-                    partition,
-                    Claim {
-                        job,
-                        delivery: Some(delivery)
-                    }
-                ))
-            );
-            assert_eq!(mark("others").parse(&receipt), None);
+        for job in [b"hbx1wjzk2o0an" as &[u8], b"hbx1wjzk2o0aaaZn"] {
+            let job = LocalId::parse(job).unwrap();
+            for (partition, delivery) in [(0, 1), (35, 2), (36, 17), (u16::MAX, u32::MAX)] {
+                let (mut id, mut receipt) = (BytesMut::new(), BytesMut::new());
+                mark("orders").write_id(job, partition, &mut id);
+                mark("orders").write_receipt(job, partition, delivery, &mut receipt);
+                assert!(id.len() <= 40);
+                assert_eq!(
+                    mark("orders").parse(&id),
+                    Some((partition, Claim { job, delivery: None }))
+                );
+                assert_eq!(
+                    mark("orders").parse(&receipt),
+                    Some((
+                        partition,
+                        Claim {
+                            job,
+                            delivery: Some(delivery)
+                        }
+                    ))
+                );
+                assert_eq!(mark("others").parse(&receipt), None);
+            }
         }
     }
 
@@ -229,6 +239,9 @@ mod tests {
             &format!("x{id}xxxxxx"),
             &id.to_uppercase(),
             &id.replace("0an-0-", "0ax-0-"),
+            &id.replace("0an-0-", "0aZZn-0-"),
+            &id.replace("0an-0-", "Z0an-0-"),
+            &id.replace("0an-0-", "Zn-0-"),
             &id.replace("-0-", "-00-"),
             &id.replace("-0-", "--"),
             &id.replace("-0-", "-zzzz-"),
@@ -244,6 +257,12 @@ mod tests {
         let late = LocalId::parse(b"hbx1wjzk2p00u").unwrap();
         assert!(early < late);
         assert_eq!(late.priority(), Priority::Urgent);
+        let packed = LocalId::parse(b"hbx1wjzk2p01Zu").unwrap();
+        assert!(packed > late && packed.is_packed() && !late.is_packed());
+        assert_eq!(
+            (packed.priority(), packed.pushed_ms()),
+            (Priority::Urgent, late.pushed_ms())
+        );
         assert_eq!(early.pushed_ms(), u64::from_str_radix("hbx1wjzk2o", 36).unwrap() / 1000);
     }
 }

@@ -53,7 +53,7 @@ pub struct Entry {
 impl Entry {
     fn bytes(&self) -> usize {
         match &self.work {
-            Work::Operation(Operation::Push(push)) => push.payloads.iter().map(|payload| payload.len()).sum(),
+            Work::Operation(Operation::Push(push)) => push.payloads.iter().map(|payload| payload.stored().len()).sum(),
             Work::Operation(Operation::Finish(finish)) => finish.result.len(),
             _ => 0,
         }
@@ -348,7 +348,7 @@ impl Batch {
         let (jobs, bytes) = match operation {
             Operation::Push(push) => (
                 push.payloads.len(),
-                push.payloads.iter().map(|payload| payload.len()).sum(),
+                push.payloads.iter().map(|payload| payload.stored().len()).sum(),
             ),
             Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
             Operation::Finish(finish) => (finish.claims.len(), finish.result.len()),

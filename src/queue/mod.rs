@@ -1,6 +1,7 @@
 //! The job queue: what this proxy is for. Pure: no tokio, no I/O, no clock.
 //!
 //! - [`parse`]: a queue command → what it asks. [`operation`]: the words for that. [`id`]: how a job is named.
+//!   [`payload`]: how its payload is kept.
 //! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch, [`pace`]: and when.
 //!   [`waiting`]: pops that wait. [`awaiting`]: who waits for a job's end.
 //! - [`single`]: calls that stand for themselves. [`settings`]: what a queue goes by.
@@ -14,6 +15,7 @@ pub mod names;
 pub mod operation;
 pub mod pace;
 pub mod parse;
+pub mod payload;
 pub mod queues;
 pub mod reply;
 pub mod settings;

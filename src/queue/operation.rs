@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::id::LocalId;
+use super::payload::Payload;
 
 /// 1 to 128 bytes of `A-Z a-z 0-9 . _ : -`, checked when it is made.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,7 +141,7 @@ pub struct Unique {
 /// `QPUSH` (one payload) and `QMPUSH` (many, all or nothing).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
-    pub payloads: Vec<Bytes>,
+    pub payloads: Vec<Payload>,
     pub options: JobOptions,
 }
 

@@ -10,6 +10,7 @@ use super::id::{LocalId, QueueMark};
 use super::operation::{
     Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State, Unique,
 };
+use super::payload::Payload;
 use super::settings::{Pause, Settings};
 use super::single::Single;
 use crate::command::Verb;
@@ -150,7 +151,7 @@ fn push(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
     let payload = words.payload(max_payload)?;
     let options = job_options(words)?;
     let push = Push {
-        payloads: vec![payload],
+        payloads: vec![payload.into()],
         options,
     };
     Ok(Ask::Push {
@@ -167,7 +168,7 @@ fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
         return Err(format!("ERR numjobs is {count}, but {} payloads follow", words.left()));
     }
     let payloads = (0..count)
-        .map(|_| words.payload(max_payload))
+        .map(|_| words.payload(max_payload).map(Payload::from))
         .collect::<Result<Vec<_>, _>>()?;
     let options = job_options(words)?;
     if options.unique.is_some() {

@@ -113,7 +113,10 @@ impl Queues {
     pub fn ask(&mut self, asker: Asker, ask: Ask, pipelined: bool, now: Instant) {
         let (queue, work, to) = match ask {
             Ask::Pop(pop) => return self.ask_pop(asker, pop, pipelined, now),
-            Ask::Push { queue, push, many } => {
+            Ask::Push { queue, mut push, many } => {
+                let lane = self.lane(&queue);
+                let over = self.lanes[lane as usize].settings.compress_over;
+                push.payloads.iter_mut().for_each(|payload| payload.pack(over));
                 let to = if many { To::ManyIds(asker) } else { To::Asker(asker) };
                 (queue, Work::Operation(Operation::Push(push)), to)
             }

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::id::{LocalId, QueueMark};
 use super::operation::{QueueName, Return, State};
+use super::payload::{unpack, unpacked_len};
 use super::settings::{Pause, Settings};
 use crate::resp::ReplyWriter;
 use crate::script::Job;
@@ -80,7 +81,7 @@ impl Popped {
             out.array(if self.with_meta { 5 } else { 4 });
             out.bulk(self.queue.as_bytes());
             out.bulk(&receipt);
-            out.bulk(&job.payload);
+            write_payload(job.id, &job.payload, out);
             out.integer(i64::from(job.delivery));
             if self.with_meta {
                 write_meta(&job.meta(), out);
@@ -90,6 +91,19 @@ impl Popped {
 }
 
 impl Reply {
+    /// Bytes of all the payloads in it that are kept packed, once they are not. To be asked before it is written.
+    pub fn unpacked_len(&self) -> usize {
+        fn sum<'a>(payloads: impl Iterator<Item = (LocalId, &'a Bytes)>) -> usize {
+            let packed = payloads.filter(|(job, _)| job.is_packed());
+            packed.filter_map(|(_, stored)| unpacked_len(stored)).sum()
+        }
+        match self {
+            Self::Jobs(popped) => sum(popped.jobs.iter().map(|job| (job.id, &job.payload))),
+            Self::Views(_, _, views) => sum(views.iter().map(|view| (view.id, &view.payload))),
+            _ => 0,
+        }
+    }
+
     pub fn write(&self, out: &mut ReplyWriter) {
         match self {
             Self::Id(mark, job) => write_id(*mark, *job, out),
@@ -127,6 +141,14 @@ fn write_id(mark: QueueMark, job: LocalId, out: &mut ReplyWriter) {
     let mut id = BytesMut::with_capacity(40);
     mark.write_id(job, PARTITION, &mut id);
     out.bulk(&id);
+}
+
+/// What is marked as packed and is not (somebody wrote to Redis) comes as it stands there.
+fn write_payload(job: LocalId, stored: &[u8], out: &mut ReplyWriter) {
+    match job.is_packed().then(|| unpack(stored)).flatten() {
+        Some(payload) => out.bulk(&payload),
+        None => out.bulk(stored),
+    }
 }
 
 fn write_stats(stats: &Stats, pause: Pause, out: &mut ReplyWriter) {
@@ -194,7 +216,7 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
         }
     }
     out.bulk(b"payload");
-    out.bulk(&view.payload);
+    write_payload(view.id, &view.payload, out);
     out.bulk(b"meta");
     match record.meta.is_empty() {
         true => out.null(),

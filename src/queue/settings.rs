@@ -34,6 +34,8 @@ pub struct Settings {
     pub rate: Rate,
     /// A job that is ready for longer goes before higher priorities.
     pub max_wait: Duration,
+    /// Payloads of more bytes are kept packed; 0: none. The configuration's alone: `QCONFIG` has no such field.
+    pub compress_over: u64,
 }
 
 /// What `QPAUSE` holds back.
@@ -214,6 +216,7 @@ impl Default for Settings {
             concurrency: 0,
             rate: Rate(None),
             max_wait: Duration::ZERO,
+            compress_over: 0,
         }
     }
 }
@@ -233,6 +236,7 @@ impl From<QueueSettings> for Settings {
             rate: settings.rate,
             max_wait: settings.max_wait,
             result_ttl: settings.result_ttl,
+            compress_over: settings.compress_over,
             ..Self::default()
         }
     }

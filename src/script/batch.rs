@@ -8,8 +8,9 @@ use super::call::Call;
 use super::keys::millis;
 use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
-use crate::queue::id::{LocalId, put_base36};
+use crate::queue::id::{LocalId, PACKED, put_base36};
 use crate::queue::operation::{Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
+use crate::queue::payload::Payload;
 use crate::resp::reader::{BadReply, Reader};
 use crate::resp::scanner::parse_integer;
 
@@ -34,6 +35,7 @@ pub struct Batch<'a> {
 pub struct Job {
     pub id: LocalId,
     pub delivery: u32,
+    /// As Redis keeps it.
     pub payload: Bytes,
     /// Its record as Redis has it, to be given back with a `NOACK` job that could not be delivered.
     pub record: Option<Bytes>,
@@ -301,8 +303,8 @@ fn write_pushes(call: &mut Call, settings: &Settings, operations: &[Operation]) 
         write_options(call, settings, options);
         for (number, push) in pushes {
             for (i, payload) in push.payloads.iter().enumerate() {
-                call.word(&suffix(number + i, width, options.priority));
-                call.word(payload);
+                call.word(&suffix(number + i, width, payload.is_packed(), options.priority));
+                call.word(payload.stored());
             }
         }
     }
@@ -328,10 +330,13 @@ fn suffix_width(jobs: usize) -> usize {
     }
 }
 
-/// What an id has behind its stamp: the job's number within the call, and its priority.
-fn suffix(number: usize, width: usize, priority: Priority) -> Vec<u8> {
-    let mut suffix = Vec::with_capacity(width + 1);
+/// What an id has behind its stamp: the job's number within the call, whether its payload is packed, and its priority.
+fn suffix(number: usize, width: usize, packed: bool, priority: Priority) -> Vec<u8> {
+    let mut suffix = Vec::with_capacity(width + 2);
     put_base36(number as u64, width, &mut suffix);
+    if packed {
+        suffix.push(PACKED);
+    }
     suffix.push(priority.letter());
     suffix
 }
@@ -414,11 +419,11 @@ impl Answer {
     fn ids(&mut self, push: &Push) -> Result<Vec<LocalId>, BadReply> {
         let first = self.pushed;
         self.pushed += push.payloads.len();
-        let id = |number| {
-            let suffix = suffix(number, self.width, push.options.priority);
+        let id = |(number, payload): (usize, &Payload)| {
+            let suffix = suffix(number, self.width, payload.is_packed(), push.options.priority);
             LocalId::parse(&[self.stamp.as_ref(), &suffix].concat()).ok_or(BadReply("a stamp was due"))
         };
-        (first..self.pushed).map(id).collect()
+        (first..).zip(&push.payloads).map(id).collect()
     }
 
     fn counted(&mut self, claims: usize) -> u32 {

@@ -75,6 +75,7 @@ pub struct JobView {
     pub state: State,
     /// Unix ms: when a delayed job is due, a leased one's lease ends, a dead one died.
     pub at: Option<u64>,
+    /// As Redis keeps it.
     pub payload: Bytes,
     pub record: Record,
 }

@@ -3,7 +3,7 @@
 -- each costs every call a little, whether it is used or not. What is seldom needed is in upkeep.lua.
 --
 -- KEYS, all of one partition and so of one hash tag, T = <prefix>:{<queue>/<partition>}:
---   T:jobs    hash  id → payload, byte for byte. A job exists as long as it stands here, and no longer.
+--   T:jobs    hash  id → payload, byte for byte, or packed by the proxy. A job exists as long as it stands here, and no longer.
 --   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
 --                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
 --                   l lease, e error, u unique key, w ready again since, after a lapse, h its META: field, value, field …). A plain waiting job has none.
@@ -32,7 +32,7 @@
 -- All times are ms. 0 lapses, dead letters or time: no bound.
 --
 -- An id is ten digits of base 36 (Redis's clock in µs, later than any before), some more that count within one call,
--- and the first letter of its priority. So ids sort in push order, and say when a job was pushed and where it belongs.
+-- a Z if its payload is packed, and the first letter of its priority. So ids sort in push order, and say when a job was pushed and where it belongs.
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV

@@ -147,7 +147,7 @@ impl Lane {
 
     pub fn push_with(&mut self, payload: &str, options: JobOptions) -> LocalId {
         let push = Push {
-            payloads: vec![Bytes::copy_from_slice(payload.as_bytes())],
+            payloads: vec![Bytes::copy_from_slice(payload.as_bytes()).into()],
             options,
         };
         match self.one(Operation::Push(push)) {

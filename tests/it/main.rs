@@ -7,6 +7,7 @@ mod support;
 
 mod abuse;
 mod clients;
+mod compression;
 mod contract;
 mod documents;
 mod faults;

@@ -529,6 +529,7 @@ impl Queue {
         };
         for (id, payload) in ids.iter().zip(&push.payloads) {
             assert!(id.priority() == priority && id.pushed_ms() == now && !self.jobs.contains_key(id));
+            assert_eq!(id.is_packed(), payload.is_packed());
             let mut record = Record {
                 retries,
                 backoff,
@@ -556,7 +557,7 @@ impl Queue {
             self.jobs.insert(
                 *id,
                 Held {
-                    payload: payload.clone(),
+                    payload: payload.stored().clone(),
                     record,
                     place,
                 },

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use millrace::config::{QueueSettings, Rate};
 use millrace::queue::operation::{JobOptions, Operation, Pop, Push, Start, State};
 use millrace::script::wake::Wake;
@@ -18,7 +19,7 @@ fn orders(worker: &str) -> Lane {
 fn push_of(payloads: &[&str]) -> Operation {
     let payloads = payloads
         .iter()
-        .map(|payload| payload.as_bytes().to_vec().into())
+        .map(|payload| Bytes::copy_from_slice(payload.as_bytes()).into())
         .collect();
     Operation::Push(Push {
         payloads,
@@ -180,7 +181,7 @@ fn more_than_one_call_brings_back_is_brought_back_by_several() {
         ..JobOptions::default()
     };
     lane.batch(&[Operation::Push(Push {
-        payloads: vec!["x".into(); 1500],
+        payloads: vec![Bytes::from("x").into(); 1500],
         options,
     })]);
     lane.bench.advance(10);

@@ -12,6 +12,7 @@ use millrace::queue::id::LocalId;
 use millrace::queue::operation::{
     Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Unique,
 };
+use millrace::queue::payload::Payload;
 use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
@@ -130,14 +131,26 @@ fn options() -> impl Strategy<Value = JobOptions> {
     prop_oneof![2 => Just(JobOptions::default()), 1 => special]
 }
 
+/// As they came, or packed.
+fn payload() -> impl Strategy<Value = Payload> {
+    let small = prop::collection::vec(any::<u8>(), 0..8).prop_map(|bytes| Payload::from(Bytes::from(bytes)));
+    let packed = (any::<u8>(), 100usize..200).prop_map(|(byte, len)| {
+        let mut payload = Payload::from(Bytes::from(vec![byte; len]));
+        payload.pack(64);
+        assert!(payload.is_packed());
+        payload
+    });
+    prop_oneof![3 => small, 1 => packed]
+}
+
 fn wish() -> impl Strategy<Value = Wish> {
-    let payloads = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..8).prop_map(Bytes::from), 1..4);
+    let payloads = prop::collection::vec(payload(), 1..4);
     let push = (payloads, options()).prop_map(|(payloads, options)| Wish::Push(Push { payloads, options }));
     let key = (select(vec!["a", "b"]), option::of(1u64..3000)).prop_map(|(key, hold)| Unique { key: key.into(), hold });
     let unique = (options(), key).prop_map(|(options, unique)| {
         let unique = Some(unique);
         Wish::Push(Push {
-            payloads: vec!["one".into()],
+            payloads: vec![Bytes::from("one").into()],
             options: JobOptions { unique, ..options },
         })
     });
