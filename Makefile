@@ -3,7 +3,7 @@
 SECONDS_EACH ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz docs lint
+.PHONY: help run test recipes bench fuzz docs lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -15,6 +15,10 @@ run: ## install redis-server if it is missing, build, start with proxy.toml (emb
 test: ## install what the tests need (Redis, Python and Node clients) and run them all
 	@.ci/install test
 	cargo test --locked
+
+recipes: ## run each program of docs/recipes against a proxy
+	@.ci/install test
+	cargo test --locked --test it -- recipes
 
 bench: ## run Millrace and its peers side by side and print one table
 	benches/run

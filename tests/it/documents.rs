@@ -70,10 +70,10 @@ fn links_lead_somewhere() {
     }
 }
 
-/// All that is written for people: at the top, and in docs/.
+/// All that is written for people: at the top, in docs/ and docs/recipes/.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for directory in [root().to_owned(), root().join("docs")] {
+    for directory in [root().to_owned(), root().join("docs"), root().join("docs/recipes")] {
         let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
         found.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     }

@@ -16,6 +16,7 @@ mod lane;
 mod load;
 mod model;
 mod protocol;
+mod recipes;
 mod scripts;
 mod servers;
 mod tour;
