@@ -52,12 +52,12 @@ pub struct Forward {
 }
 
 /// What is added to Redis's reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Splice {
     /// `INFO`: our sections, by [`crate::local::info::splice`].
     Info(Sections),
-    /// `QSCAN`: the queues' names, by [`crate::queue::names::write`].
-    QueueNames,
+    /// `QSCAN`: the queues' names, by [`crate::queue::names::write`]: those that match the glob.
+    QueueNames(bytes::Bytes),
     /// `COMMAND DOCS`: our commands, by [`crate::local::command::splice_docs`].
     CommandDocs(Chosen),
 }

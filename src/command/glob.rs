@@ -1,7 +1,19 @@
-//! Redis's patterns (`KEYS`, `SCAN MATCH`, `COMMAND LIST FILTERBY PATTERN`), without regard to case.
+//! Redis's patterns: those of `COMMAND LIST FILTERBY PATTERN`, without regard to case, and those of `SCAN MATCH`.
 
-/// `*` any bytes, `?` one byte, `[abc]`, `[a-z]`, `[^a]` one of these, `\x` just x.
+/// `*` any bytes, `?` one byte, `[abc]`, `[a-z]`, `[^a]` one of these, `\x` just x; upper case is as lower case.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    matches_by(pattern, text, |byte| byte.to_ascii_lowercase())
+}
+
+/// As [`matches`], but upper case is not as lower case.
+pub fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
+    matches_by(pattern, text, |byte| byte)
+}
+
+/// What bytes are taken for when they are compared.
+type Fold = fn(u8) -> u8;
+
+fn matches_by(pattern: &[u8], text: &[u8], fold: Fold) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where the last `*` stands and how much of the text it swallowed: only the last one ever needs to take more.
     let mut star: Option<(usize, usize)> = None;
@@ -11,7 +23,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
             p += 1;
             continue;
         }
-        if let Some(next) = step(pattern, p, text[t]) {
+        if let Some(next) = step(pattern, p, fold(text[t]), fold) {
             p = next;
             t += 1;
             continue;
@@ -24,19 +36,18 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
-/// The place after the element of `pattern` at `p`, if that element takes `byte`.
-fn step(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
+/// The place after the element of `pattern` at `p`, if that element takes `byte`, which is folded.
+fn step(pattern: &[u8], p: usize, byte: u8, fold: Fold) -> Option<usize> {
     match *pattern.get(p)? {
         b'?' => Some(p + 1),
-        b'[' => class(pattern, p + 1, byte),
-        b'\\' if p + 1 < pattern.len() => same(pattern[p + 1], byte).then_some(p + 2),
-        literal => same(literal, byte).then_some(p + 1),
+        b'[' => class(pattern, p + 1, byte, fold),
+        b'\\' if p + 1 < pattern.len() => (fold(pattern[p + 1]) == byte).then_some(p + 2),
+        literal => (fold(literal) == byte).then_some(p + 1),
     }
 }
 
 /// As Redis does, a class that is never closed ends with the pattern.
-fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
-    let byte = byte.to_ascii_lowercase();
+fn class(pattern: &[u8], mut p: usize, byte: u8, fold: Fold) -> Option<usize> {
     let negated = pattern.get(p) == Some(&b'^');
     p += usize::from(negated);
     let mut found = false;
@@ -48,25 +59,21 @@ fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
                 break;
             }
             [b'\\', literal, ..] => {
-                found |= same(literal, byte);
+                found |= fold(literal) == byte;
                 p += 2;
             }
             [from, b'-', to, ..] => {
-                let (from, to) = (from.to_ascii_lowercase(), to.to_ascii_lowercase());
+                let (from, to) = (fold(from), fold(to));
                 found |= (from.min(to)..=from.max(to)).contains(&byte);
                 p += 3;
             }
             [literal, ..] => {
-                found |= same(literal, byte);
+                found |= fold(literal) == byte;
                 p += 1;
             }
         }
     }
     (found != negated).then_some(p)
-}
-
-fn same(a: u8, b: u8) -> bool {
-    a.eq_ignore_ascii_case(&b)
 }
 
 #[cfg(test)]

@@ -357,7 +357,7 @@ impl Hub {
             let out = &mut ReplyWriter::new(out, protocol);
             match splice {
                 Splice::Info(sections) => local::info::splice(reply, sections, &numbers, out),
-                Splice::QueueNames => names::write(reply, &prefix, out),
+                Splice::QueueNames(glob) => names::write(reply, &prefix, &glob, out),
                 Splice::CommandDocs(chosen) => local::command::splice_docs(reply, chosen, out),
             }
             None

@@ -184,7 +184,7 @@ impl Hub {
     /// In the queues' database, whichever the client has selected.
     fn scan_queues(&mut self, asker: Asker, command: Option<CommandId>, request: Request<'_>) {
         match names::scan(request, &self.shared.config.prefix) {
-            Ok(scan) => {
+            Ok((scan, glob)) => {
                 let kind = PipeKind {
                     protocol: Protocol::Resp3,
                     database: self.shared.config.upstream.database,
@@ -194,7 +194,7 @@ impl Hub {
                     command,
                     kind,
                     Repeat::Safe,
-                    Some(Box::new(Splice::QueueNames)),
+                    Some(Box::new(Splice::QueueNames(glob))),
                     scan.as_request(),
                 );
             }
