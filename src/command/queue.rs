@@ -83,7 +83,7 @@ pub const COMMANDS: [Spec; 22] = [
         summary: "Pushes a job to a queue and returns its id.",
         complexity: "O(1)",
         arguments: &[
-            QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE, UNIQUE, META,
+            QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE, UNIQUE, GROUPED, META,
         ],
     },
     Spec {
@@ -105,6 +105,7 @@ pub const COMMANDS: [Spec; 22] = [
             RETRIES,
             BACKOFF,
             LEASE,
+            GROUPED,
             META,
         ],
     },
@@ -461,6 +462,7 @@ const BLOCK: Argument = integer("block-ms").after("BLOCK");
 const NOACK: Argument = token("noack", "NOACK");
 const WITHMETA: Argument = token("withmeta", "WITHMETA");
 const BOUND: Argument = token("bound", "BOUND");
+const GROUPED: Argument = text("group").after("GROUP");
 const UNIQUE: Argument = Argument {
     kind: Kind::Block(&[
         Argument {

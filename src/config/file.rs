@@ -158,7 +158,7 @@ pub struct Queue {
     pub dead_ttl: Option<Period>,
     /// How long a result is kept, unless the acknowledgement says otherwise; 1ms to 3650d.
     pub result_ttl: Option<Period>,
-    /// *Not yet supported.* Jobs of one group that may be leased at once.
+    /// Jobs of one group that may be leased at once, 1 to 1000000.
     pub group_concurrency: Option<Count>,
     /// *Not yet supported.* Deliveries for each group: "100/s", "5000/m". Empty: no bound.
     pub group_rate: Option<Rate>,

@@ -108,6 +108,8 @@ pub struct QueueSettings {
     pub concurrency: u64,
     pub rate: Rate,
     pub max_wait: Duration,
+    /// Jobs of one group leased at once, at least 1.
+    pub group_concurrency: u32,
     pub result_ttl: Duration,
     /// Bytes of a payload; 0: none is compressed.
     pub compress_over: u64,

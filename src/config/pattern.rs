@@ -34,6 +34,7 @@ impl Patterns {
             result_ttl: self.duration(queue, |table| table.result_ttl),
             max_wait: self.duration(queue, |table| table.max_wait),
             compress_over: self.find(queue, |table| table.compress_over).unwrap_or_default().0,
+            group_concurrency: self.small(queue, |table| table.group_concurrency),
             rate: self.find(queue, |table| table.rate).unwrap_or_default(),
         }
     }

@@ -88,10 +88,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
             "partitions",
             queue.partitions.is_some_and(|partitions| partitions.0 > 1),
         ),
-        (
-            "group_concurrency",
-            asked(&queue.group_concurrency, &plain.group_concurrency),
-        ),
         ("group_rate", asked(&queue.group_rate, &plain.group_rate)),
         ("replicas", asked(&queue.replicas, &plain.replicas)),
         ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
@@ -236,7 +232,11 @@ fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
                 .map(|value| period(layers, &key(name), value, range))
                 .transpose()?;
         }
-        let numbers = [("retries", queue.retries, 1), ("max_lapses", queue.max_lapses, 0)];
+        let numbers = [
+            ("retries", queue.retries, 1),
+            ("max_lapses", queue.max_lapses, 0),
+            ("group_concurrency", queue.group_concurrency, 1),
+        ];
         for (name, value, least) in numbers {
             value
                 .map(|value| count(layers, &key(name), value, least..=1_000_000))

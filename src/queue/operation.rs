@@ -128,6 +128,8 @@ pub struct JobOptions {
     /// `META`: fields and values, in the order given.
     pub meta: Vec<(Bytes, Bytes)>,
     pub unique: Option<Unique>,
+    /// `GROUP`: its jobs go one after another.
+    pub group: Option<Bytes>,
 }
 
 /// `UNIQUE`: nothing is pushed while an unfinished job holds the key.

@@ -27,6 +27,8 @@ pub const MAX_RETRIES: u64 = 1_000_000;
 pub const MAX_COUNT: u64 = 1_000_000;
 /// Bytes of a job's META, fields and values: they are headers, and travel with each look at the job.
 const MAX_META: usize = 64 * 1024;
+/// Bytes of a group's name; the scripts write the number as one byte.
+const MAX_GROUP: usize = 128;
 /// Bytes of a unique key.
 const MAX_KEY: usize = 512;
 /// What `QPEEK` shows unless told.
@@ -239,7 +241,17 @@ fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
                 unique = Some(Bytes::copy_from_slice(key));
             }
             "FOR" => hold = Some(seen.ms(words, &option, 1)?),
-            "GROUP" => return Err(not_yet(&option)),
+            "GROUP" => {
+                seen.once(&option)?;
+                let name = words.value(&option)?;
+                if !(1..=MAX_GROUP).contains(&name.len()) {
+                    return Err(format!(
+                        "ERR GROUP name of {} bytes, it must have 1 to {MAX_GROUP}",
+                        name.len()
+                    ));
+                }
+                options.group = Some(Bytes::copy_from_slice(name));
+            }
             _ => return Err(words.unknown(&option)),
         }
     }
@@ -697,10 +709,6 @@ impl Seen {
         self.once(option)?;
         words.number(option, min, MAX_MS)
     }
-}
-
-fn not_yet(option: &str) -> Refusal {
-    format!("ERR option '{option}' is not yet supported")
 }
 
 /// A client's bytes in an error line: text, and no more of it than names the fault.

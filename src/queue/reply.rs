@@ -27,7 +27,7 @@ pub enum Reply {
     Integer(i64),
     Bulk(Bytes),
     /// `QEXPLAIN`; `None`: there is no such job.
-    Explanation(Option<Explanation>, Pause),
+    Explanation(Option<(QueueMark, Explanation)>, Pause),
     /// `QRESULT` that has none.
     Nothing,
     Stats(Box<Stats>, Pause),
@@ -208,7 +208,11 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
             None => out.null(),
         }
     }
-    for (name, text) in [("group", &None), ("unique", &record.unique), ("error", &record.error)] {
+    for (name, text) in [
+        ("group", &record.group),
+        ("unique", &record.unique),
+        ("error", &record.error),
+    ] {
         out.bulk(name.as_bytes());
         match text {
             Some(text) => out.bulk(text),
@@ -224,9 +228,9 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
     }
 }
 
-fn write_explanation(explanation: Option<&Explanation>, pause: Pause, out: &mut ReplyWriter) {
+fn write_explanation(explanation: Option<&(QueueMark, Explanation)>, pause: Pause, out: &mut ReplyWriter) {
     let (state, reason): (&[u8], &[u8]) = match explanation {
-        Some(found) => (&found.state, &found.reason),
+        Some((_, found)) => (&found.state, &found.reason),
         None => (b"unknown", b"unknown"),
     };
     out.map(3);
@@ -235,11 +239,12 @@ fn write_explanation(explanation: Option<&Explanation>, pause: Pause, out: &mut 
     out.bulk(b"reason");
     out.bulk(reason);
     out.bulk(b"detail");
-    match explanation.map(|found| &found.detail) {
+    match explanation.map(|(mark, found)| (mark, &found.detail)) {
         _ if reason == b"paused" => out.bulk(pause.name().as_bytes()),
-        Some(Detail::Number(number)) => out.integer(*number as i64),
-        Some(Detail::Text(text)) => out.bulk(text),
-        Some(Detail::None) | None => out.null(),
+        Some((_, Detail::Number(number))) => out.integer(*number as i64),
+        Some((_, Detail::Text(text))) => out.bulk(text),
+        Some((mark, Detail::Job(job))) => write_id(*mark, *job, out),
+        Some((_, Detail::None)) | None => out.null(),
     }
 }
 

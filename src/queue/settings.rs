@@ -32,6 +32,8 @@ pub struct Settings {
     /// Jobs leased at once.
     pub concurrency: u64,
     pub rate: Rate,
+    /// Jobs of one group leased at once, at least 1.
+    pub group_concurrency: u32,
     /// A job that is ready for longer goes before higher priorities.
     pub max_wait: Duration,
     /// Payloads of more bytes are kept packed; 0: none. The configuration's alone: `QCONFIG` has no such field.
@@ -93,7 +95,7 @@ const FIELDS: [Field; 18] = [
     field("max_wait", Value::Time(|s| &mut s.max_wait, 0)),
     field("dead_max_len", Value::Count(|s| &mut s.dead_max_len)),
     field("dead_ttl", Value::Time(|s| &mut s.dead_ttl, 0)),
-    field("group_concurrency", Value::Only("1")),
+    field("group_concurrency", Value::Small(|s| &mut s.group_concurrency, 1)),
     field("group_rate", Value::Only("")),
     field("concurrency", Value::Count(|s| &mut s.concurrency)),
     field("rate", Value::Rate(|s| &mut s.rate)),
@@ -215,6 +217,7 @@ impl Default for Settings {
             dead_ttl: Duration::from_secs(30 * 24 * 3600),
             concurrency: 0,
             rate: Rate(None),
+            group_concurrency: 1,
             max_wait: Duration::ZERO,
             compress_over: 0,
         }
@@ -234,6 +237,7 @@ impl From<QueueSettings> for Settings {
             dead_ttl: settings.dead_ttl,
             concurrency: settings.concurrency,
             rate: settings.rate,
+            group_concurrency: settings.group_concurrency,
             max_wait: settings.max_wait,
             result_ttl: settings.result_ttl,
             compress_over: settings.compress_over,

@@ -107,7 +107,7 @@ impl Single {
             }
             Self::Explain(_) => {
                 let (standing, explanation) = look::explain_reply(reply)?;
-                let answer = Reply::Explanation(explanation, settings.pause);
+                let answer = Reply::Explanation(explanation.map(|found| (mark, found)), settings.pause);
                 Ok((standing, self.unless_more(standing, answer)))
             }
             Self::Result { waits, .. } => {

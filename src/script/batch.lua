@@ -199,6 +199,9 @@ if not calm or (first_end or now + 1) <= now then
     end
     record.t = now + wait -- the upkeep, which comes next, brings it back at once if that is now
     remember(id, record)
+    if record.g then
+      become('b', id, record)
+    end
     call('ZADD', delayed, record.t, id)
     if record.x then
       call('ZADD', expiry, record.x, id)
@@ -298,6 +301,7 @@ local heard = at > 7 -- something of them
 local run, free, apart = 0, bound, {}
 if bound then
   free = bound - ready_in('n') - ready_in('u') - ready_in('h') - ready_in('l') - call('ZCARD', delayed)
+    - call('ZCARD', behind)
 end
 while ARGV[at] == 'p' do
   local n, letter, start = tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
@@ -355,7 +359,12 @@ while ARGV[at] == 'p' do
         end
       end
     end
-    if not delayed_until then
+    if record.g and not delayed_until then
+      --@include groups
+      for _, id in ipairs(ids) do
+        enter(id, record)
+      end
+    elseif not delayed_until then
       plain = plain and letter == 'n'
       for i = 1, n, BITE do
         call('RPUSH', lists[letter], unpack(ids, i, min(i + BITE - 1, n)))
@@ -378,45 +387,63 @@ if limited then
   wanted, tokens = min(wanted, most), held
 end
 
--- Jobs that have been ready for too long go first, the one that waits longest before the others. Only the heads are looked
--- at: who stands behind one waits for it anyway.
-if limited and max_wait > 0 and not plain then
-  local function overdue_since(letter)
+-- One by one, where a turn taken may be a turn given, and where jobs that have been ready for too long go first, the one that
+-- waits longest before the others. Only the heads are looked at: who stands behind one waits for it anyway.
+local by_turns = not plain and call('EXISTS', groups) == 1
+local ages = limited and max_wait > 0
+if by_turns or (ages and not plain) then
+  --@include groups
+  local heads = {}
+
+  local function head(letter)
     while passed < TOMBSTONES do
-      local id = call('LINDEX', lists[letter], 0)
-      if not id then
-        return math.huge
-      elseif call('HEXISTS', jobs, id) == 1 then
-        local packed = call('HGET', meta, id)
-        local record = packed and cmsgpack.unpack(packed) or {}
+      local entry = call('LINDEX', lists[letter], 0)
+      if not entry then
+        return nil
+      end
+      local id, record = in_line(entry)
+      if id then
         local since = math.max(record.w or 0, record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000))
-        return since + max_wait <= now and since or math.huge
+        return {id = id, record = record, since = ages and since + max_wait <= now and since or math.huge}
       end
       call('LPOP', lists[letter])
       changes[letter] = (changes[letter] or 0) - 1
       passed = passed + 1
     end
-    return math.huge
   end
 
-  local since = {}
-  for letter in ('uhnl'):gmatch('.') do
-    since[letter] = got < wanted and overdue_since(letter) or math.huge
+  -- Whose it is: of a NOACK job the group's place is free at once.
+  local asks, asked = at, tonumber(ARGV[at + 1])
+  local function take(letter)
+    local id, record = heads[letter].id, heads[letter].record
+    got = got + 1
+    call('LPOP', lists[letter])
+    ids[got], payloads[got] = id, call('HGET', jobs, id)
+    while got > asked do
+      asks = asks + 5
+      asked = asked + tonumber(ARGV[asks + 1])
+    end
+    if record.g and ARGV[asks + 4] == '1' then
+      leave(id, record)
+    elseif record.g then
+      become('l', id, record)
+    end
+    heads[letter] = nil
   end
+
   while got < wanted do
     local first
     for letter in ('uhnl'):gmatch('.') do
-      if since[letter] < math.huge and (not first or since[letter] < since[first]) then
+      heads[letter] = heads[letter] or head(letter)
+      local since = heads[letter] and heads[letter].since or math.huge
+      if heads[letter] and (not first and (by_turns or since < math.huge) or first and since < heads[first].since) then
         first = letter
       end
     end
     if not first then
       break
     end
-    got = got + 1
-    ids[got] = call('LPOP', lists[first])
-    payloads[got] = call('HGET', jobs, ids[got])
-    since[first] = overdue_since(first)
+    take(first)
   end
 end
 

@@ -17,17 +17,22 @@ for i = 4, #ARGV do
   local record = recall(id)
   if call('HDEL', jobs, id) == 1 then
     removed = removed + 1
-    ended(id, record)
     local stood = call('ZREM', leases, lease_name(id, record)) + call('ZREM', delayed, id) + call('ZREM', dead, id)
+      + call('ZREM', behind, id)
     if stood == 0 then
       count(sub(id, -1), 1)
     end
     call('ZREM', expiry, id)
     call('HDEL', meta, id)
+    ended(id, record)
   end
 end
 
 settle()
 call('SET', lane, sequence .. '\n' .. removed, 'PX', KEPT)
 local t, due, ready, left = standing()
+if ready > 0 then -- a group may go on
+  --@include wake
+  wake_one()
+end
 return {t, due, ready, left, removed}

@@ -1,10 +1,12 @@
--- What the end of a job (acknowledged, dead, deleted, expired) means to others: its unique key is free, and those who wait
--- for its result are told.
+-- What the end of a job (acknowledged, dead, deleted, expired) means to others: its unique key is free, its group goes
+-- on, and those who wait for its result are told.
 --
 -- Unique keys: T:unique says which job holds a key, T:holds until when a key is held whatever becomes of its job (FOR).
 --   1. A push takes a key that nobody holds; if somebody does, its answer is that job.
 --   2. When a job ends it gives its key back, unless FOR holds it for longer.
 --   3. The upkeep gives back the keys of ended jobs whose FOR is over.
+--@include groups
+
 local function has_ended(id)
   return call('HEXISTS', jobs, id) == 0 or call('ZSCORE', dead, id)
 end
@@ -20,10 +22,13 @@ end
 
 -- T:awaited has a member for each job and worker whose client waits for its result, "id worker": all of one score, so that
 -- those of one id stand together.
-local somebody_cares = call('EXISTS', unique, awaited) > 0
+local somebody_cares = call('EXISTS', unique, awaited, groups) > 0
 
 -- `record`: of the job that has ended.
 local function ended(id, record)
+  if record.g then
+    leave(id, record)
+  end
   local key = record.u
   if key and call('HGET', unique, key) == id then
     local held = tonumber(call('ZSCORE', holds, key))

@@ -2,9 +2,9 @@
 --
 -- ARGV after the prelude's: id; the limits, as batch.lua takes them.
 -- Returns now, next due or false, ready, more, then nothing if there is no such job, or: state (ready delayed leased dead),
--- reason (delayed leased dead paused rate concurrency behind ready), its detail: a number (the ms it is due or its lease
+-- reason (delayed leased dead paused group rate concurrency behind ready), its detail: a number (the ms it is due or its lease
 -- ends, when the rate allows the next, how many are leased at once, how many are ahead) or a text (what the worker said of
--- the failure) or false.
+-- the failure, the id of the job that its group is busy with) or false.
 
 --@include upkeep
 --@include limits
@@ -40,6 +40,16 @@ read_limits(ARGV[5])
 if paused then
   return says('ready', 'paused')
 end
+local entry = id
+if record.g then
+  local tag = tag_of(record)
+  entry = first_of(tag, 't') or ''
+  if entry:match('^%w*') ~= id then
+    local backs_off = first_of(tag, 'b')
+    local earlier = backs_off and backs_off < id and backs_off
+    return says('ready', 'group', earlier or (is_full(tag) and first_of(tag, 'l')) or entry:match('^%w*'))
+  end
+end
 local ahead, letter = 0, sub(id, -1)
 for higher in ('uhnl'):gmatch('.') do
   if higher == letter then
@@ -47,7 +57,7 @@ for higher in ('uhnl'):gmatch('.') do
   end
   ahead = ahead + ready_in(higher)
 end
-ahead = ahead + (call('LPOS', lists[letter], id, 'MAXLEN', DEEPEST) or DEEPEST)
+ahead = ahead + (call('LPOS', lists[letter], entry, 'MAXLEN', DEEPEST) or DEEPEST)
 local most, again = room()
 if ahead > 0 then
   return says('ready', 'behind', ahead)

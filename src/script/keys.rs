@@ -9,7 +9,7 @@ use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 19;
+pub const KEYS: usize = 21;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -29,6 +29,8 @@ const NAMES: [&str; KEYS - 1] = [
     "awaited",
     "results",
     "result_ends",
+    "groups",
+    "behind",
 ];
 
 /// Words that every call begins with: who calls, sequence, settings.
@@ -71,12 +73,15 @@ pub(super) fn write_settings(settings: &Settings, out: &mut BytesMut) {
         retries,
         max_lapses,
         dead_max_len,
+        group_concurrency,
         ..
     } = settings;
     let (lease, dead_ttl) = (millis(settings.lease), millis(settings.dead_ttl));
     let (backoff, max_backoff) = (millis(settings.backoff), millis(settings.max_backoff));
     let version = String::from_utf8_lossy(&settings.version);
-    let word = format!("{version} {lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl}");
+    let word = format!(
+        "{version} {lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl} {group_concurrency}"
+    );
     put_bulk(word.as_bytes(), out);
 }
 

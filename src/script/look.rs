@@ -122,6 +122,8 @@ pub enum Detail {
     /// A date in Unix ms, or a count: the reason says which.
     Number(u64),
     Text(Bytes),
+    /// That its group is busy with.
+    Job(LocalId),
 }
 
 pub fn explain(scripts: &Scripts, partition: &Partition, settings: &Settings, id: LocalId) -> Bytes {
@@ -140,6 +142,9 @@ pub fn explain_reply(reply: Bytes) -> Result<(Standing, Option<Explanation>), Ca
     let (state, reason) = (reader.bulk()?, reader.bulk()?);
     let detail = match reader.element()? {
         Element::Integer(number) => Detail::Number(unsigned(number)?),
+        Element::Bulk(id) if reason == b"group"[..] => {
+            Detail::Job(LocalId::parse(&id).ok_or(BadReply("a job's id was due"))?)
+        }
         Element::Bulk(text) => Detail::Text(text),
         Element::Null => Detail::None,
         _ => return Err(BadReply("a detail was due").into()),

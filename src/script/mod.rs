@@ -4,7 +4,7 @@
 //!
 //! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
 //!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling
-//!   who waits, `ending.lua`, what the end of a job means to others,
+//!   who waits, `ending.lua`, what the end of a job means to others, `groups.lua`, who has its group's turn,
 //!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`) and [`mend`] (`configure.lua`,
@@ -61,10 +61,12 @@ const UPKEEP: &str = include_str!("upkeep.lua");
 const WAKE: &str = include_str!("wake.lua");
 const LIMITS: &str = include_str!("limits.lua");
 const ENDING: &str = include_str!("ending.lua");
+const GROUPS: &str = include_str!("groups.lua");
 const INCLUDE_UPKEEP: &str = "--@include upkeep";
 const INCLUDE_WAKE: &str = "--@include wake";
 const INCLUDE_LIMITS: &str = "--@include limits";
 const INCLUDE_ENDING: &str = "--@include ending";
+const INCLUDE_GROUPS: &str = "--@include groups";
 const CLOCK: &str = "call('TIME')";
 
 impl Scripts {
@@ -80,10 +82,8 @@ impl Scripts {
     fn with_prelude(prelude: &str) -> Self {
         let script = |name, body: &str| {
             let body = body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE);
-            let source = format!(
-                "{prelude}\n{}",
-                body.replace(INCLUDE_LIMITS, LIMITS).replace(INCLUDE_ENDING, ENDING)
-            );
+            let body = body.replace(INCLUDE_LIMITS, LIMITS).replace(INCLUDE_ENDING, ENDING);
+            let source = format!("{prelude}\n{}", body.replace(INCLUDE_GROUPS, GROUPS));
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };

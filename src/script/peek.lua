@@ -44,8 +44,9 @@ local function show_list(letter)
   local bound = at + LOOKED_AT
   while wanted > 0 and at < bound do
     local ids = call('LRANGE', lists[letter], at, at + 99)
-    for _, id in ipairs(ids) do
-      if wanted > 0 and call('HEXISTS', jobs, id) == 1 then
+    for _, entry in ipairs(ids) do
+      local id = wanted > 0 and in_line(entry)
+      if id then
         if offset > 0 then
           offset = offset - 1
         else
@@ -61,10 +62,23 @@ local function show_list(letter)
   offset = 0
 end
 
+-- Those that wait behind their groups come after those of their priority that are in line.
+local function show_behind(letter)
+  local rank = RANK[letter]
+  local ids = call('ZRANGEBYSCORE', behind, rank, rank, 'LIMIT', offset, wanted)
+  for _, id in ipairs(ids) do
+    show(id, false)
+  end
+  offset = math.max(0, offset - call('ZCOUNT', behind, rank, rank))
+end
+
 if state == 'ready' then
   for letter in ('uhnl'):gmatch('.') do
     if wanted > 0 then
       show_list(letter)
+    end
+    if wanted > 0 then
+      show_behind(letter)
     end
   end
 else

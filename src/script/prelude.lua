@@ -6,7 +6,8 @@
 --   T:jobs    hash  id → payload, byte for byte, or packed by the proxy. A job exists as long as it stands here, and no longer.
 --   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
 --                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
---                   l lease, e error, u unique key, w ready again since, after a lapse, h its META: field, value, field …). A plain waiting job has none.
+--                   l lease, e error, u unique key, w ready again since, after a lapse, h its META: field, value, field …,
+--                   g group). A plain waiting job has none.
 --   T:ready:urgent, :high, :normal, :low   lists of ids, the head is served first
 --   T:delayed zset  id, due ms
 --   T:leases  zset  lease name, end ms. The name is the id on its first delivery, id.n on its n-th: a receipt of an
@@ -15,20 +16,23 @@
 --   T:expiry  zset  id, ms: the ready and delayed jobs that have a TTL
 --   T:stats   hash  stamp: the last one given out; due: what the waiting workers were told; cfg: the version of
 --                   T:settings; tokens, filled: what the rate's bucket held, and when; counters; and for each priority
---                   the number of tombstones, ids in its list whose job was deleted or has expired
+--                   the number of tombstones, entries in its list whose job was deleted, has expired or lost its group's turn; turns:
+--                   how many there were
 --   T:waiting zset  worker, ms since when it waits for a job
 --   T:settings hash what QCONFIG SET changed of the queue's settings, and whether it is paused
 --   T:unique  hash  unique key → id of the job that holds it
 --   T:holds   zset  unique key, ms until which FOR holds it
 --   T:awaited zset  id, a space and a worker: a client of its waits for the job's end
+--   T:groups  zset  the unfinished jobs of groups, and T:behind zset id, priority: those that wait behind their group, see
+--                   groups.lua
 --   T:results hash  id → what QACK said came of it; T:result_ends zset  id, ms until which it is kept
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
--- in its ready list.
+-- in its ready list or behind its group.
 --
 -- ARGV: who calls (worker, prefix of the wake channels, queue: words with a space between), sequence, the queue's
 -- settings (words likewise: their version, empty if nothing was changed, then lease, retries, backoff, longest backoff,
--- lapses allowed, dead letters kept, for how long); from the fourth on what the script itself asks for.
+-- lapses allowed, dead letters kept, for how long, jobs of a group leased at once); from the fourth on what the script itself asks for.
 -- All times are ms. 0 lapses, dead letters or time: no bound.
 --
 -- An id is ten digits of base 36 (Redis's clock in µs, later than any before), some more that count within one call,
@@ -36,7 +40,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, lane =
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, lane =
   unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}

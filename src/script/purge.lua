@@ -42,14 +42,30 @@ local function purge_sorted(name, key)
 end
 
 local function purge_list(letter)
-  local ids = room > 0 and call('LPOP', lists[letter], room) or {}
+  local taken, ids = room > 0 and call('LPOP', lists[letter], room) or {}, {}
+  for _, entry in ipairs(somebody_cares and taken or {}) do
+    ids[#ids + 1] = in_line(entry)
+  end
+  ids = somebody_cares and ids or taken
   local live = removed
   remove(ids)
-  count(letter, removed - live - #ids)
+  count(letter, removed - live - #taken)
+  room = room - (#taken - #ids)
   rest = rest or ready_in(letter) > 0
 end
 
+-- One at a time: the end of one may give another its turn, which is then in line.
+local function purge_behind()
+  for _, id in ipairs(room > 0 and call('ZRANGE', behind, 0, room - 1) or {}) do
+    if call('ZREM', behind, id) == 1 then
+      remove({id})
+    end
+  end
+  rest = rest or call('EXISTS', behind) == 1
+end
+
 if state == 'ready' or state == 'all' then
+  purge_behind()
   for letter in ('uhnl'):gmatch('.') do
     purge_list(letter)
   end
@@ -62,4 +78,8 @@ rest = rest or more
 settle()
 call('SET', lane, sequence .. '\n' .. removed .. ' ' .. (rest and 1 or 0), 'PX', KEPT)
 local t, due, ready, left = standing()
+if ready > 0 then -- a group may go on
+  --@include wake
+  wake_one()
+end
 return {t, due, ready, left, removed, rest and 1 or 0}

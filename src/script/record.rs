@@ -25,6 +25,7 @@ pub struct Record {
     /// Fields and values, as the push gave them.
     pub meta: Vec<(Bytes, Bytes)>,
     pub unique: Option<Bytes>,
+    pub group: Option<Bytes>,
     /// Unix ms: when its last lapse made it ready again.
     pub ready_again: Option<u64>,
 }
@@ -61,6 +62,7 @@ impl Record {
                 b"l" => record.lease = Some(number.ok_or(BAD)?),
                 b"e" => record.error = Some(text(&value).ok_or(BAD)?),
                 b"u" => record.unique = Some(text(&value).ok_or(BAD)?),
+                b"g" => record.group = Some(text(&value).ok_or(BAD)?),
                 b"w" => record.ready_again = Some(number.ok_or(BAD)?),
                 b"h" => record.meta = pairs(&value).ok_or(BAD)?,
                 _ => {} // a later version's
@@ -102,13 +104,14 @@ pub(super) fn encode_options(options: &JobOptions) -> Vec<u8> {
         ("l", options.lease),
         ("f", unique.and_then(|unique| unique.hold)),
     ];
-    let key = unique.map(|unique| &unique.key);
+    let words = [("u", unique.map(|unique| &unique.key)), ("g", options.group.as_ref())];
     let given = numbers.iter().filter(|(_, number)| number.is_some()).count();
-    let fields = given + usize::from(key.is_some()) + usize::from(!options.meta.is_empty());
+    let worded = words.iter().filter(|(_, word)| word.is_some()).count();
+    let fields = given + worded + usize::from(!options.meta.is_empty());
     let mut packed = Vec::new();
     if fields > 0 {
         // Writing to memory cannot fail.
-        let _ = write_fields(&mut packed, fields, &numbers, key, &options.meta);
+        let _ = write_fields(&mut packed, fields, &numbers, &words, &options.meta);
     }
     packed
 }
@@ -117,7 +120,7 @@ fn write_fields(
     packed: &mut Vec<u8>,
     fields: usize,
     numbers: &[(&str, Option<u64>)],
-    key: Option<&Bytes>,
+    words: &[(&str, Option<&Bytes>)],
     meta: &[(Bytes, Bytes)],
 ) -> Result<(), ValueWriteError> {
     encode::write_map_len(packed, fields as u32)?;
@@ -127,9 +130,11 @@ fn write_fields(
             encode::write_uint(packed, *number)?;
         }
     }
-    if let Some(key) = key {
-        encode::write_str(packed, "u")?;
-        write_text(packed, key)?;
+    for (name, word) in words {
+        if let Some(word) = word {
+            encode::write_str(packed, name)?;
+            write_text(packed, word)?;
+        }
     }
     if !meta.is_empty() {
         encode::write_str(packed, "h")?;

@@ -36,7 +36,11 @@ for _, id in ipairs(ids) do
         call('HSETNX', unique, record.u, id) -- if another has it by now, this one does without
       end
       remember(id, record)
-      call('RPUSH', lists[sub(id, -1)], id)
+      if record.g then
+        enter(id, record)
+      else
+        call('RPUSH', lists[sub(id, -1)], id)
+      end
       if record.x then
         call('ZADD', expiry, record.x, id)
       end

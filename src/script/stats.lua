@@ -15,11 +15,13 @@ local passed = 0
 
 local function ready_since(letter)
   while passed < TOMBSTONES do
-    local id = call('LINDEX', lists[letter], 0)
-    if not id then
+    local entry = call('LINDEX', lists[letter], 0)
+    if not entry then
       return now
-    elseif call('HEXISTS', jobs, id) == 1 then
-      return recall(id).t or floor(tonumber(sub(id, 1, 10), 36) / 1000)
+    end
+    local id, record = in_line(entry)
+    if id then
+      return record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000)
     end
     call('LPOP', lists[letter])
     count(letter, -1)
@@ -29,9 +31,19 @@ local function ready_since(letter)
   return now
 end
 
+-- Of those that wait behind their groups the one pushed first stands for its priority.
+local function behind_since(letter)
+  local id = call('ZRANGEBYSCORE', behind, RANK[letter], RANK[letter], 'LIMIT', 0, 1)[1]
+  return id and (recall(id).t or floor(tonumber(sub(id, 1, 10), 36) / 1000)) or now
+end
+
 local oldest = now
 for letter in pairs(lists) do
-  oldest = min(oldest, ready_since(letter))
+  oldest = min(oldest, ready_since(letter), behind_since(letter))
+end
+
+local function all_ready_in(letter)
+  return ready_in(letter) + call('ZCOUNT', behind, RANK[letter], RANK[letter])
 end
 
 settle()
@@ -41,6 +53,6 @@ for i = 2, 7 do
   counters[i] = tonumber(counters[i] or 0)
 end
 return {
-  t, due, ready, left, counters[1] and 1 or 0, ready_in('u'), ready_in('h'), ready_in('n'), ready_in('l'),
-  call('ZCARD', delayed), call('ZCARD', leases), call('ZCARD', dead), now - oldest, unpack(counters, 2),
+  t, due, ready, left, counters[1] and 1 or 0, all_ready_in('u'), all_ready_in('h'), all_ready_in('n'),
+  all_ready_in('l'), call('ZCARD', delayed), call('ZCARD', leases), call('ZCARD', dead), now - oldest, unpack(counters, 2),
 }

@@ -73,12 +73,15 @@ local function line_up(fronts, id, record)
   if lapsed_at(record, now) then
     return expire(id, record)
   end
-  local letter = sub(id, -1)
-  fronts[letter] = fronts[letter] or {}
-  insert(fronts[letter], id)
   if record.x then
     call('ZADD', expiry, record.x, id)
   end
+  if record.g then
+    return enter(id, record, fronts)
+  end
+  local letter = sub(id, -1)
+  fronts[letter] = fronts[letter] or {}
+  insert(fronts[letter], id)
 end
 
 local function to_the_front(fronts)
@@ -89,11 +92,14 @@ local function to_the_front(fronts)
   end
 end
 
+-- How a record that has a group shows, before it is unpacked.
+local GROUP = '\161g'
+
 -- Bringing back what is due, in this order:
 --   1. Leases that ended: ready at the front, or dead, or expired, judged as of the moment the lease ended.
 --   2. Jobs past their TTL go. One that stands in a ready list leaves a tombstone there: taking it out would cost the
 --      length of the list.
---   3. Delayed jobs go to the back of their priority, in the order in which they fell due.
+--   3. Delayed jobs go to the back of their priority, in the order in which they fell due, or to their place in their group.
 --   4. Dead letters beyond the number or the age that is kept go.
 --   5. Unique keys that FOR has held go, if their jobs have; so do results that were kept for long enough.
 
@@ -135,7 +141,7 @@ local function drop_expired()
   more = more or #ids == EXPIRED
   for _, id in ipairs(ids) do
     call('ZREM', expiry, id)
-    if call('ZREM', delayed, id) == 0 then
+    if call('ZREM', delayed, id) + call('ZREM', behind, id) == 0 then
       count(sub(id, -1), 1)
     end
     expire(id, recall(id))
@@ -149,10 +155,16 @@ local function end_delays()
   end
   more = more or #ids == DUE
   local due = {}
-  for _, id in ipairs(ids) do
+  local records = call('HMGET', meta, unpack(ids))
+  for i, id in ipairs(ids) do
     local letter = sub(id, -1)
-    due[letter] = due[letter] or {}
-    insert(due[letter], id)
+    local record = find(records[i] or '', GROUP, 1, true) and unpacked(records[i]) or {}
+    if record.g then
+      enter(id, record, due)
+    else
+      due[letter] = due[letter] or {}
+      insert(due[letter], id)
+    end
   end
   variadic('ZREM', delayed, ids, 1, #ids)
   for letter, list in pairs(due) do

@@ -11,6 +11,7 @@ mod compression;
 mod contract;
 mod documents;
 mod faults;
+mod groups;
 mod history;
 mod lane;
 mod load;

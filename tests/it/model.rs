@@ -5,7 +5,7 @@
 mod soundness;
 mod walk;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use millrace::queue::id::LocalId;
@@ -49,7 +49,12 @@ struct Held {
 pub struct Queue {
     settings: Settings,
     jobs: BTreeMap<LocalId, Held>,
+    /// Those in line: not the ones that wait behind their group.
     ready: [VecDeque<LocalId>; 4],
+    /// Each group's job in line.
+    turns: BTreeMap<Bytes, LocalId>,
+    /// Those that go before all others when their call is done with its like.
+    fronts: Vec<LocalId>,
     last: Option<LocalId>,
     counted: Stats,
     /// What the rate's bucket held, and when.
@@ -67,6 +72,8 @@ impl Queue {
             settings,
             jobs: BTreeMap::new(),
             ready,
+            turns: BTreeMap::new(),
+            fronts: Vec::new(),
             last: None,
             counted: Stats::default(),
             bucket: None,
@@ -79,7 +86,6 @@ impl Queue {
     pub fn batch(&mut self, now: u64, jitter: f64, operations: &[Operation], real: &[Outcome]) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::Returned; operations.len()];
         let mut place = 0;
-        let mut returned = Vec::new();
         for (operation, outcome) in operations.iter().zip(&mut outcomes) {
             let mut each = |claims: &[Claim], act: &mut dyn FnMut(&mut Self, LocalId, u64)| {
                 let mut counted = 0;
@@ -113,17 +119,21 @@ impl Queue {
                 Operation::Lapse(claims) => {
                     for claim in claims.iter().filter(|claim| claim.delivery.is_some()) {
                         if self.holds(*claim) && self.lapse(claim.job, now) {
-                            returned.push(claim.job);
+                            self.line_up(claim.job, now);
                         }
                     }
                 }
                 Operation::Return(jobs) => {
-                    returned.extend(jobs.iter().filter(|job| self.take_back(job, now)).map(|j| j.job))
+                    for back in jobs {
+                        if self.take_back(back, now) {
+                            self.line_up(back.job, now);
+                        }
+                    }
                 }
                 Operation::Push(_) | Operation::Pop(_) => {}
             }
         }
-        self.put_in_front(returned, now);
+        self.put_in_front();
         self.upkeep(now);
         for (at, push) in in_served_order(operations) {
             let waiting = self.in_state(State::Ready).len() + self.in_state(State::Delayed).len();
@@ -204,7 +214,7 @@ impl Queue {
 
     /// Ready jobs as far as the limits let them be popped, and what is due next for those who wait.
     pub fn standing(&self, now: u64) -> (u64, Option<u64>) {
-        let ready = self.in_state(State::Ready).len() as u64;
+        let ready = self.ready.iter().flatten().count() as u64; // nobody can pop what waits behind its group
         let (room, again) = self.room(now);
         let again = again.filter(|_| ready > 0);
         (
@@ -234,7 +244,7 @@ impl Queue {
                 held.place = Place::Ready;
                 let key = held.record.unique.clone();
                 self.hold_again(*id, key, now);
-                self.list(*id).push_back(*id);
+                self.stand_at_the_back(*id);
             }
         }
         revived
@@ -265,23 +275,29 @@ impl Queue {
 
     pub fn purge(&mut self, state: Option<State>, now: u64) -> u64 {
         self.upkeep(now);
-        let chosen = |held: &Held| state.is_none_or(|state| held.place.state() == state);
-        let ids: Vec<_> = self
-            .jobs
-            .iter()
-            .filter(|(_, held)| chosen(held))
-            .map(|(id, _)| *id)
-            .collect();
+        let ids: Vec<_> = match state {
+            Some(state) => self.in_state(state),
+            None => self.jobs.keys().copied().collect(),
+        };
         ids.iter().filter_map(|id| self.remove(*id)).count() as u64
     }
 
     pub fn stats(&mut self, now: u64) -> Stats {
         self.upkeep(now);
-        let [urgent, high, normal, low] = self.ready.each_ref().map(|list| list.len() as u64);
-        let oldest = self.ready.iter().filter_map(|list| list.front()).map(|id| {
-            let since = self.jobs[id].record.ready_from;
-            since.unwrap_or(id.pushed_ms())
-        });
+        let ready = |priority| self.ready[priority as usize].len() as u64 + self.behind(priority).count() as u64;
+        let [urgent, high, normal, low] = Priority::ALL.map(ready);
+        let behind = Priority::ALL
+            .into_iter()
+            .filter_map(|priority| self.behind(priority).next());
+        let oldest = self
+            .ready
+            .iter()
+            .filter_map(|list| list.front().copied())
+            .chain(behind)
+            .map(|id| {
+                let since = self.jobs[&id].record.ready_from;
+                since.unwrap_or(id.pushed_ms())
+            });
         Stats {
             exists: self.last.is_some(),
             urgent,
@@ -337,7 +353,11 @@ impl Queue {
     /// Next to be served, due, ended or removed first.
     pub fn in_state(&self, state: State) -> Vec<LocalId> {
         if state == State::Ready {
-            return self.ready.iter().flatten().copied().collect();
+            let in_line = |priority| self.ready[priority as usize].iter().copied();
+            return Priority::ALL
+                .into_iter()
+                .flat_map(|priority| in_line(priority).chain(self.behind(priority)))
+                .collect();
         }
         let in_state = self.jobs.iter().filter(|(_, held)| held.place.state() == state);
         let mut ids: Vec<_> = in_state.map(|(id, held)| (held.place.at(), *id)).collect();
@@ -359,7 +379,9 @@ impl Queue {
 
     fn remove(&mut self, id: LocalId) -> Option<Held> {
         self.list(id).retain(|other| *other != id);
-        self.jobs.remove(&id)
+        let held = self.jobs.remove(&id);
+        self.arrange(held.as_ref().and_then(|held| held.record.group.clone()), false);
+        held
     }
 
     fn list(&mut self, id: LocalId) -> &mut VecDeque<LocalId> {
@@ -397,13 +419,15 @@ impl Queue {
         if nack.error.as_ref().is_some_and(|error| !error.is_empty()) {
             record.error = nack.error.clone();
         }
+        let group = record.group.clone();
         if nack.dead || attempt >= record.retries.unwrap_or(settings.retries) {
             held.place = Place::Dead { since: now };
-            return;
+            return self.arrange(group, false);
         }
         let due = now + nack.delay.unwrap_or(backoff.floor() as u64);
         record.ready_from = Some(due);
         held.place = Place::Delayed { due };
+        self.arrange(group, false);
     }
 
     /// Whether there was something to take back.
@@ -430,16 +454,76 @@ impl Queue {
         }
     }
 
-    /// In push order, before all others of their priority; those past their TTL go.
-    fn put_in_front(&mut self, mut ids: Vec<LocalId>, now: u64) {
+    /// Ready again, in front, or at its place in its group; gone if its TTL is over.
+    fn line_up(&mut self, id: LocalId, now: u64) {
+        let held = self.job(id);
+        held.place = Place::Ready;
+        let group = held.record.group.clone();
+        if held.record.expires.is_some_and(|expires| expires <= now) {
+            self.expire(id);
+        } else if group.is_some() {
+            self.arrange(group, true);
+        } else {
+            self.fronts.push(id);
+        }
+    }
+
+    /// In push order, before all others of their priority.
+    fn put_in_front(&mut self) {
+        let mut ids = std::mem::take(&mut self.fronts);
         ids.sort();
         for id in ids.into_iter().rev() {
-            let held = self.job(id);
-            held.place = Place::Ready;
-            if held.record.expires.is_some_and(|expires| expires <= now) {
-                self.expire(id);
-            } else {
-                self.list(id).push_front(id);
+            self.list(id).push_front(id);
+        }
+    }
+
+    fn stand_at_the_back(&mut self, id: LocalId) {
+        match self.job(id).record.group.clone() {
+            None => self.list(id).push_back(id),
+            group => self.arrange(group, false),
+        }
+    }
+
+    /// Ready jobs that are not in line, in push order.
+    fn behind(&self, priority: Priority) -> impl Iterator<Item = LocalId> {
+        let waits = move |(id, held): &(&LocalId, &Held)| {
+            let turn = held.record.group.as_ref().map(|group| self.turns.get(group));
+            held.place == Place::Ready && id.priority() == priority && turn.is_some_and(|turn| turn != Some(id))
+        };
+        self.jobs.iter().filter(waits).map(|(id, _)| *id)
+    }
+
+    /// Something happened to a job of that group: whose turn is it now?
+    fn arrange(&mut self, group: Option<Bytes>, in_front: bool) {
+        let Some(group) = group else { return };
+        let members = || {
+            self.jobs
+                .iter()
+                .filter(|(_, held)| held.record.group.as_ref() == Some(&group))
+        };
+        let first = members().find(|(_, held)| held.place == Place::Ready);
+        let backs_off = members().find(|(_, held)| held.place.state() == State::Delayed && held.record.nacks > 0);
+        let leased = members()
+            .filter(|(_, held)| held.place.state() == State::Leased)
+            .count();
+        let free = leased < self.settings.group_concurrency as usize;
+        let next = first
+            .map(|(id, _)| *id)
+            .filter(|id| free && backs_off.is_none_or(|(other, _)| other > id));
+        let turn = self.turns.get(&group).copied();
+        if next == turn {
+            return;
+        }
+        if let Some(turn) = turn {
+            self.list(turn).retain(|id| *id != turn);
+            self.fronts.retain(|id| *id != turn);
+            self.turns.remove(&group);
+        }
+        if let Some(next) = next {
+            self.turns.insert(group, next);
+            match in_front {
+                true => self.fronts.push(next),
+                false => self.list(next).push_back(next),
             }
         }
     }
@@ -450,17 +534,13 @@ impl Queue {
             matches!(held.place, Place::Ready | Place::Delayed { .. })
                 && held.record.expires.is_some_and(|expires| expires <= now)
         };
-        let expired: Vec<_> = self
-            .jobs
-            .iter()
-            .filter(|(_, held)| over(held))
-            .map(|(id, _)| *id)
-            .collect();
-        expired.into_iter().for_each(|id| self.expire(id));
+        let expired = self.jobs.iter().filter(|(_, held)| over(held));
+        let expired: BTreeSet<_> = expired.map(|(id, held)| (held.record.expires, *id)).collect();
+        expired.into_iter().for_each(|(_, id)| self.expire(id));
         for id in self.in_state(State::Delayed) {
             if self.job(id).place.at() <= Some(now) {
                 self.job(id).place = Place::Ready;
-                self.list(id).push_back(id);
+                self.stand_at_the_back(id);
             }
         }
         let dead = self.in_state(State::Dead);
@@ -474,16 +554,15 @@ impl Queue {
     }
 
     fn end_leases(&mut self, now: u64) {
-        let mut back = Vec::new();
         for id in self.in_state(State::Leased) {
             let Place::Leased { until } = self.job(id).place else {
                 continue;
             };
             if until <= now && self.lapse(id, until) {
-                back.push(id);
+                self.line_up(id, now);
             }
         }
-        self.put_in_front(back, now);
+        self.put_in_front();
     }
 
     /// A delivery was lost with its worker at that time. True: the job is to be served again.
@@ -498,6 +577,8 @@ impl Queue {
             self.expire(id);
         } else if used_up || (max_lapses > 0 && held.record.lapses >= max_lapses) {
             held.place = Place::Dead { since: at };
+            let group = held.record.group.clone();
+            self.arrange(group, false);
         } else {
             held.record.ready_again = Some(at);
             held.place = Place::Ready;
@@ -521,6 +602,7 @@ impl Queue {
             lease,
             ref meta,
             ref unique,
+            ref group,
         } = push.options;
         let due = match start {
             Start::Now => now,
@@ -537,6 +619,7 @@ impl Queue {
                 lease,
                 meta: meta.clone(),
                 unique: unique.as_ref().map(|unique| unique.key.clone()),
+                group: group.clone(),
                 ..Record::default()
             };
             let default = self.settings.ttl.as_millis() as u64;
@@ -551,17 +634,11 @@ impl Queue {
             } else {
                 Place::Ready
             };
+            let payload = payload.stored().clone();
+            self.jobs.insert(*id, Held { payload, record, place });
             if place == Place::Ready {
-                self.list(*id).push_back(*id);
+                self.stand_at_the_back(*id);
             }
-            self.jobs.insert(
-                *id,
-                Held {
-                    payload: payload.stored().clone(),
-                    record,
-                    place,
-                },
-            );
         }
         self.counted.pushed += ids.len() as u64;
         ids.clone()
@@ -577,19 +654,22 @@ impl Queue {
         };
         let overdue = heads.filter(|id| since(id) + longest <= now).min_by_key(|id| since(id));
         let id = match overdue.copied() {
-            Some(id) => self.list(id).pop_front()?,
-            None => self.ready.iter_mut().find_map(VecDeque::pop_front)?,
+            Some(id) => id,
+            None => *self.ready.iter().find_map(VecDeque::front)?,
         };
+        self.list(id).pop_front();
         let held = &self.jobs[&id];
         let lease = pop
             .lease
             .or(held.record.lease)
             .unwrap_or(self.settings.lease.as_millis() as u64);
         let (payload, delivery) = (held.payload.clone(), held.record.delivery());
+        let group = held.record.group.clone();
         if pop.noack {
             self.ack(id);
         } else {
             self.job(id).place = Place::Leased { until: now + lease };
+            self.arrange(group, false);
         }
         Some(Job {
             id,

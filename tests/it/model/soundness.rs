@@ -28,15 +28,21 @@ pub fn assert_sound(bench: &Bench, queue: &str) {
     let jobs: BTreeSet<String> = keys.members("HKEYS", "jobs", "").into_iter().collect();
     let mut placed = BTreeSet::new();
     let mut waiting = BTreeSet::new();
+    let grouped = keys.members("ZRANGE", "groups", "0 -1");
     for (name, field) in [("urgent", "u"), ("high", "h"), ("normal", "n"), ("low", "l")] {
         let list = keys.members("LRANGE", &format!("ready:{name}"), "0 -1");
-        let (live, gone): (Vec<String>, Vec<String>) = list.into_iter().partition(|id| jobs.contains(id));
+        let is_live = |entry: &String| match entry.contains('.') {
+            false => jobs.contains(entry),
+            true => grouped.iter().any(|member| member.ends_with(&format!("t{entry}"))),
+        };
+        let (live, gone): (Vec<String>, Vec<String>) = list.into_iter().partition(is_live);
         let told = match keys.client.run(&format!("HGET {}:stats {field}", keys.tag)) {
             reply if reply.is_null() => 0,
             reply => reply.text().parse().unwrap(),
         };
         assert_eq!(gone.len(), told, "tombstones of {name}");
-        for id in live {
+        for entry in live {
+            let id = entry.split('.').next().unwrap_or_default().to_owned();
             assert!(
                 waiting.insert(id.clone()) && placed.insert(id.clone()),
                 "{id} stands twice"
@@ -52,6 +58,12 @@ pub fn assert_sound(bench: &Bench, queue: &str) {
                 waiting.insert(id);
             }
         }
+    }
+    for id in keys.members("ZRANGE", "behind", "0 -1") {
+        assert!(
+            waiting.insert(id.clone()) && placed.insert(id.clone()),
+            "{id} stands twice, also behind its group"
+        );
     }
     assert_eq!(placed, jobs, "a body that stands nowhere");
     let remembered = keys.members("HKEYS", "meta", "");

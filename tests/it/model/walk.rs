@@ -115,19 +115,28 @@ fn options() -> impl Strategy<Value = JobOptions> {
     );
     let words = prop::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>()), 0..3);
     let meta = words.prop_map(|pairs| pairs.into_iter().map(|(a, b)| (a.into(), b.into())).collect());
-    let special = (select(Priority::ALL.to_vec()), fields, option::of(0u64..1000), meta).prop_map(
-        |(priority, (start, ttl, retries, backoff, lease), max_backoff, meta)| JobOptions {
-            priority,
-            start,
-            ttl,
-            retries,
-            backoff,
-            max_backoff,
-            lease,
-            meta,
-            unique: None,
-        },
-    );
+    let group = option::weighted(0.7, select(vec!["a", "b", "ab"]).prop_map(Bytes::from));
+    let special = (
+        select(Priority::ALL.to_vec()),
+        fields,
+        option::of(0u64..1000),
+        meta,
+        group,
+    )
+        .prop_map(
+            |(priority, (start, ttl, retries, backoff, lease), max_backoff, meta, group)| JobOptions {
+                priority,
+                start,
+                ttl,
+                retries,
+                backoff,
+                max_backoff,
+                lease,
+                meta,
+                unique: None,
+                group,
+            },
+        );
     prop_oneof![2 => Just(JobOptions::default()), 1 => special]
 }
 
@@ -245,6 +254,7 @@ impl Twins {
         let settings = match name {
             "mails" => Settings {
                 max_wait: Duration::from_millis(700),
+                group_concurrency: 2,
                 ..settings
             },
             "limited" => Settings {
