@@ -14,6 +14,7 @@ if before then
 end
 call('HDEL', stats, '') -- a Redis that refuses writes refuses here, before anything was done
 bring_back()
+somebody_cares = somebody_cares or call('EXISTS', groups) == 1 -- a delay that was over may have made the first of a group
 
 local state = ARGV[4]
 local room, removed, rest = PURGED, 0, false

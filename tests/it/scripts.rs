@@ -390,3 +390,17 @@ fn a_pop_that_found_nothing_takes_nothing_when_it_comes_once_more() {
     assert_eq!(lane.repeat().unwrap().outcomes, reply.outcomes);
     assert_eq!(lane.stats().ready(), 1);
 }
+
+#[test]
+fn a_purge_takes_the_job_of_a_group_that_its_own_upkeep_made_ready() {
+    let mut lane = orders("w1");
+    let options = JobOptions {
+        start: Start::After(10),
+        group: Some("g".into()),
+        ..JobOptions::default()
+    };
+    let id = lane.push_with("later", options);
+    lane.bench.advance(10);
+    assert_eq!(lane.purge(Some(State::Ready)), 1);
+    assert_eq!((lane.job(id), lane.stats().ready()), (None, 0));
+}
