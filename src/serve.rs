@@ -26,6 +26,8 @@ use crate::script::Scripts;
 use crate::session::{User, Users};
 use crate::upstream::embedded::Embedded;
 use crate::upstream::link::{self, Greeting, PipeKind};
+use crate::upstream::sentinel;
+use crate::upstream::topology::Topology;
 use crate::worker::{self, Listeners};
 use crate::{admin, resp};
 
@@ -44,16 +46,17 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         },
-        Source::Single(_) => None,
+        Source::Single(_) | Source::Sentinel(_) => None,
     };
-    let endpoint = match (&config.upstream.source, &embedded) {
-        (Source::Single(endpoint), _) => endpoint.clone(),
-        (Source::Embedded(_), Some(embedded)) => Endpoint::Unix(embedded.socket_path().to_owned()),
+    let mut topology = match (&config.upstream.source, &embedded) {
+        (Source::Single(endpoint), _) => Topology::fixed(endpoint.clone()),
+        (Source::Sentinel(sentinels), _) => sentinel::start(sentinels.clone(), config.upstream.connect_timeout)?,
+        (Source::Embedded(_), Some(embedded)) => Topology::fixed(Endpoint::Unix(embedded.socket_path().to_owned())),
         (Source::Embedded(_), None) => unreachable!("embedded mode starts a Redis"),
     };
-    let facts = learn(&endpoint, &config).await;
+    let facts = learn(&mut topology, &config).await;
     let stop = CancellationToken::new();
-    let (shared, threads) = start_workers(config, endpoint, facts, listeners, &stop)?;
+    let (shared, threads) = start_workers(config, topology, facts, listeners, &stop)?;
     let admin = admin::start(shared.clone(), stop.clone())?;
     info!(addresses = ?shared.config.listen.addresses, workers = threads.len(), "serving clients");
 
@@ -80,7 +83,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 fn start_workers(
     config: Config,
-    endpoint: Endpoint,
+    topology: Topology,
     facts: Facts,
     listeners: Vec<Listeners>,
     stop: &CancellationToken,
@@ -100,7 +103,9 @@ fn start_workers(
         mode: match config.upstream.source {
             Source::Embedded(_) => "embedded",
             Source::Single(_) => "single",
+            Source::Sentinel(_) => "sentinel",
         },
+        topology,
         started: Instant::now(),
         counters: listeners.iter().map(|_| Arc::new(Counters::new(commands))).collect(),
         mailboxes,
@@ -110,9 +115,9 @@ fn start_workers(
     });
     let mut threads = Vec::new();
     for (number, (listeners, mail)) in listeners.into_iter().zip(mails).enumerate() {
-        let (shared, endpoint, stop) = (shared.clone(), endpoint.clone(), stop.clone());
+        let (shared, stop) = (shared.clone(), stop.clone());
         let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            if let Err(error) = worker::run(number, shared, endpoint, listeners, mail, stop) {
+            if let Err(error) = worker::run(number, shared, listeners, mail, stop) {
                 error!(%error, "a worker cannot run");
                 std::process::exit(1); // half a proxy would look healthy
             }
@@ -130,8 +135,8 @@ struct Facts {
 }
 
 /// Redis may not be there yet; the proxy serves all the same, with what it knows by itself.
-async fn learn(endpoint: &Endpoint, config: &Config) -> Facts {
-    match ask(endpoint, config).await {
+async fn learn(topology: &mut Topology, config: &Config) -> Facts {
+    match ask_primary(topology, config).await {
         Ok(facts) => facts,
         Err(error) => {
             warn!(%error, "redis cannot be asked for its commands, the built-in table serves");
@@ -142,6 +147,16 @@ async fn learn(endpoint: &Endpoint, config: &Config) -> Facts {
             }
         }
     }
+}
+
+/// The sentinels may take a moment to name one.
+async fn ask_primary(topology: &mut Topology, config: &Config) -> anyhow::Result<Facts> {
+    if topology.primary().is_err() {
+        let patience = config.upstream.connect_timeout * 2; // one round of questions, and a margin
+        let _ = tokio::time::timeout(patience, topology.other_than(None)).await; // the next line says why
+    }
+    let primary = topology.primary().map_err(anyhow::Error::msg)?;
+    ask(&primary, config).await
 }
 
 async fn ask(endpoint: &Endpoint, config: &Config) -> anyhow::Result<Facts> {

@@ -27,7 +27,8 @@ use crate::config::Endpoint;
 use crate::hub::{EARS, Hub, Mail, QUEUES, Shared};
 use crate::session::Peer;
 use crate::stream::Stream;
-use crate::upstream::link::{self, Greeting, PipeKind};
+use crate::upstream::link::{self, Greeting, LinkError, PipeKind};
+use crate::upstream::topology::Topology;
 
 /// Bytes of one read, at most. One buffer serves all sockets of a worker.
 const READ: usize = 64 * 1024;
@@ -46,14 +47,12 @@ struct Worker {
     hub: RefCell<Hub>,
     scratch: RefCell<Box<[u8]>>,
     shared: Arc<Shared>,
-    endpoint: Endpoint,
 }
 
 /// Runs until `stop`, then until what is under way has ended.
 pub fn run(
     number: usize,
     shared: Arc<Shared>,
-    endpoint: Endpoint,
     listeners: Listeners,
     mail: mpsc::UnboundedReceiver<Mail>,
     stop: CancellationToken,
@@ -64,7 +63,6 @@ pub fn run(
         hub: RefCell::new(Hub::new(number, shared.clone())?),
         scratch: RefCell::new(vec![0; READ].into_boxed_slice()),
         shared,
-        endpoint,
     });
     local.block_on(&runtime, worker.run(listeners, mail, stop))
 }
@@ -203,6 +201,7 @@ impl Worker {
         let mut pause = FIRST_PAUSE;
         let name = self.hub.borrow().name().to_owned();
         let channel = self.hub.borrow().wake_channel();
+        let mut topology = self.shared.topology.clone();
         loop {
             let greeting = Greeting {
                 kind,
@@ -210,7 +209,8 @@ impl Worker {
                 scripts: (index == QUEUES).then_some(&*self.shared.scripts),
                 channel: (index == EARS).then_some(&*channel),
             };
-            match link::connect(&self.endpoint, &self.shared.config, &greeting).await {
+            let primary = topology.primary().ok();
+            match self.connect(primary.as_ref(), &greeting).await {
                 Ok(stream) => {
                     pause = FIRST_PAUSE;
                     let stream = Rc::new(stream);
@@ -218,7 +218,10 @@ impl Worker {
                     if index == QUEUES {
                         info!(worker = name, "connected to redis");
                     }
-                    let error = self.read_pipe(index, &stream).await;
+                    let error = tokio::select! {
+                        error = self.read_pipe(index, &stream) => error,
+                        () = topology.other_than(primary.as_ref()) => LinkError::Moved,
+                    };
                     warn!(worker = name, %error, "connection to redis lost");
                     self.hub.borrow_mut().pipe_down(index, error.to_string());
                 }
@@ -228,12 +231,28 @@ impl Worker {
                     }
                 }
             }
-            tokio::time::sleep(pause).await;
+            self.find_primary(&mut topology, primary.as_ref(), pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn read_pipe(self: &Rc<Self>, index: usize, stream: &Stream) -> link::LinkError {
+    async fn connect(&self, primary: Option<&Endpoint>, greeting: &Greeting<'_>) -> Result<Stream, LinkError> {
+        match primary {
+            Some(primary) => link::connect(primary, &self.shared.config, greeting).await,
+            None => Err(LinkError::NoPrimary),
+        }
+    }
+
+    /// After a failure: the same primary again after a pause, or another one as soon as it is known.
+    async fn find_primary(&self, topology: &mut Topology, old: Option<&Endpoint>, pause: Duration) {
+        topology.doubt();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = topology.other_than(old) => {}
+        }
+    }
+
+    async fn read_pipe(self: &Rc<Self>, index: usize, stream: &Stream) -> LinkError {
         loop {
             let ready = poll_fn(|cx| {
                 let mut hub = self.hub.borrow_mut();
@@ -244,21 +263,21 @@ impl Worker {
                 if wish.write && stream.poll_write_ready(cx).is_ready() {
                     hub.pipe_writable(index);
                 }
-                stream.poll_read_ready(cx).map_err(link::LinkError::Lost)
+                stream.poll_read_ready(cx).map_err(LinkError::Lost)
             });
             if let Err(error) = ready.await {
                 return error;
             }
             let mut scratch = self.scratch.borrow_mut();
             match stream.try_read(&mut scratch) {
-                Ok(0) => return link::LinkError::Lost(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return LinkError::Lost(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
                     if !self.hub.borrow_mut().pipe_received(index, &scratch[..n]) {
-                        return link::LinkError::NotRedis;
+                        return LinkError::NotRedis;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return link::LinkError::Lost(error),
+                Err(error) => return LinkError::Lost(error),
             }
         }
     }

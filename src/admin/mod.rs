@@ -57,9 +57,13 @@ pub fn start(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<Opt
     Ok(Some(stop.drop_guard()))
 }
 
-fn ready(exposition: &Exposition) -> (StatusCode, &'static str) {
+fn ready(exposition: &Exposition) -> (StatusCode, String) {
     match exposition.shared().numbers().upstream_is_up {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "no connection to redis\n"),
+        true => (StatusCode::OK, "ready\n".to_owned()),
+        false => {
+            let known = exposition.shared().topology.primary();
+            let reason = known.err().unwrap_or_else(|| "no connection to redis".to_owned());
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+        }
     }
 }

@@ -51,18 +51,18 @@ pub struct ListenTls {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// `embedded`: a redis-server of the proxy's own. `single`: the one at `address`. Not yet supported:
-    /// `sentinel` and `cluster`.
+    /// `embedded`: a redis-server of the proxy's own. `single`: the one at `address`. `sentinel`: the
+    /// one that the sentinels name. Not yet supported: `cluster`.
     pub mode: Mode,
     /// In single mode: host and port, or the path of a unix socket ("/run/redis.sock" or "unix:redis.sock").
     pub address: Endpoint,
-    /// *Not yet supported.* In sentinel mode: some of the sentinels.
+    /// In sentinel mode: some of the sentinels.
     pub sentinels: Vec<Endpoint>,
-    /// *Not yet supported.* In sentinel mode: the name under which the sentinels know the primary.
+    /// In sentinel mode: the name under which the sentinels know the primary.
     pub master: String,
-    /// *Not yet supported.* The sentinels' own user.
+    /// The sentinels' own user, apart from Redis's.
     pub sentinel_username: Option<String>,
-    /// *Not yet supported.* The sentinels' own password.
+    /// The sentinels' own password.
     pub sentinel_password: Option<Secret>,
     /// *Not yet supported.* In cluster mode: any of the cluster's nodes.
     pub seeds: Vec<Endpoint>,

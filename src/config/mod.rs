@@ -74,6 +74,17 @@ pub struct Upstream {
 pub enum Source {
     Embedded(Embedded),
     Single(Endpoint),
+    Sentinel(Sentinels),
+}
+
+/// Who is asked for the primary, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinels {
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// The primary's name with them.
+    pub master: String,
+    pub credentials: Option<Credentials>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

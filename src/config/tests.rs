@@ -168,6 +168,14 @@ fn an_error_names_the_file_the_line_the_key_and_what_was_expected() {
             "[upstream]\nmode = \"single\"\nusername = \"me\"",
             "proxy.toml:3: upstream.username: expected a password",
         ),
+        (
+            "[upstream]\nmode = \"sentinel\"\nsentinels = []",
+            "proxy.toml:3: upstream.sentinels: expected",
+        ),
+        (
+            "[upstream]\nmode = \"sentinel\"\nmaster = \"\"",
+            "proxy.toml:3: upstream.master: expected",
+        ),
         ("[log]\nlevel = info", "proxy.toml:2: "),
         ("[log]\nlevel = \"info\"\nlevel = \"info\"", "proxy.toml:3: "),
     ];
@@ -249,6 +257,7 @@ fn the_names_that_deployments_already_use_are_heeded() {
         match config.upstream.source {
             Source::Single(endpoint) => endpoint.to_string(),
             Source::Embedded(_) => "embedded".to_owned(),
+            Source::Sentinel(sentinels) => format!("{} of {}", sentinels.master, sentinels.endpoints.len()),
         }
     };
     assert_eq!(single(&[("REDIS_HOST", "redis")]), "redis:6379");
@@ -261,6 +270,10 @@ fn the_names_that_deployments_already_use_are_heeded() {
     assert_eq!(single(&[("REDIS_MODE", "standalone")]), "127.0.0.1:6379");
     assert_eq!(single(&[("REDIS_PASSWORD", "hunter2")]), "embedded");
     assert_eq!(single(&[("REDIS_HOST", ""), ("REDIS_PASSWORD", "")]), "embedded");
+    assert_eq!(
+        single(&[("REDIS_SENTINEL_HOSTS", "a:1,b:2"), ("REDIS_SENTINEL_SERVICE", "jobs")]),
+        "jobs of 2"
+    );
     assert_eq!(
         single(&[("REDIS_HOST", "a"), ("MILLRACE_UPSTREAM__MODE", "embedded")]),
         "embedded"
@@ -298,11 +311,6 @@ fn an_error_from_the_environment_names_the_variable() {
             "REDIS_CLUSTER_NODES",
             "a:1,b:2",
             "environment variable REDIS_CLUSTER_NODES: upstream.mode: this mode is not yet",
-        ),
-        (
-            "REDIS_SENTINEL_SERVICE",
-            "m",
-            "environment variable REDIS_SENTINEL_SERVICE: upstream.mode: this mode is not yet",
         ),
     ];
     for (variable, value, expected) in cases {

@@ -9,7 +9,7 @@ use super::file::{self, File, Mode, ReadFrom};
 use super::layers::{ConfigError, Layers};
 use super::pattern::Patterns;
 use super::units::{Count, Period, Size};
-use super::{Config, Credentials, Embedded, Limits, Listen, Log, Source, Upstream, User, machine};
+use super::{Config, Credentials, Embedded, Limits, Listen, Log, Sentinels, Source, Upstream, User, machine};
 use crate::queue::operation::QueueName;
 use crate::queue::settings::MAX_LEN;
 use crate::secret::Secret;
@@ -44,16 +44,12 @@ pub fn config(layers: &Layers) -> Result<Config> {
 fn refuse_what_comes_later(layers: &Layers, file: &File) -> Result<()> {
     let refuse = |key: &[&str]| Err(layers.refuse(key, "not yet supported, so only its default is accepted"));
     let (upstream, plain) = (&file.upstream, file::Upstream::default());
-    if let Mode::Sentinel | Mode::Cluster = upstream.mode {
-        let problem = "this mode is not yet supported, expected `embedded` or `single`";
+    if let Mode::Cluster = upstream.mode {
+        let problem = "this mode is not yet supported, expected `embedded`, `single` or `sentinel`";
         return Err(layers.refuse(&["upstream", "mode"], problem));
     }
-    let later: [(&[&str], bool); 10] = [
+    let later: [(&[&str], bool); 6] = [
         (&["listen", "tls"], file.listen.tls.is_some()),
-        (&["upstream", "sentinels"], upstream.sentinels != plain.sentinels),
-        (&["upstream", "master"], upstream.master != plain.master),
-        (&["upstream", "sentinel_username"], upstream.sentinel_username.is_some()),
-        (&["upstream", "sentinel_password"], upstream.sentinel_password.is_some()),
         (&["upstream", "seeds"], upstream.seeds != plain.seeds),
         (&["upstream", "tls"], upstream.tls.is_some()),
         (&["upstream", "read_from"], upstream.read_from != ReadFrom::Primary),
@@ -114,11 +110,12 @@ fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
     let key = |key| ["upstream", key];
     let source = match upstream.mode {
         Mode::Embedded => Source::Embedded(embedded(layers, &upstream.embedded)?),
+        Mode::Sentinel => Source::Sentinel(sentinels(layers, upstream)?),
         _ => Source::Single(upstream.address.clone()),
     };
     let database = match source {
         Source::Embedded(_) => 0..=15, // as many as a redis-server has unless told otherwise
-        Source::Single(_) => 0..=65_535,
+        Source::Single(_) | Source::Sentinel(_) => 0..=65_535,
     };
     Ok(Upstream {
         credentials: if let Source::Embedded(_) = source {
@@ -147,6 +144,27 @@ fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
             Duration::ZERO..=DAY,
         )?,
         connections: count(layers, &key("connections"), upstream.connections, 1..=1)?,
+    })
+}
+
+fn sentinels(layers: &Layers, upstream: &file::Upstream) -> Result<Sentinels> {
+    if upstream.sentinels.is_empty() {
+        return Err(layers.refuse(&["upstream", "sentinels"], "expected at least one address"));
+    }
+    if upstream.master.is_empty() {
+        return Err(layers.refuse(&["upstream", "master"], "expected a name, found nothing"));
+    }
+    let username = upstream.sentinel_username.clone().filter(|name| !name.is_empty());
+    let password = upstream.sentinel_password.clone();
+    let password = password.filter(|password| !password.expose().is_empty());
+    if username.is_some() && password.is_none() {
+        let problem = "expected a sentinel_password with it";
+        return Err(layers.refuse(&["upstream", "sentinel_username"], problem));
+    }
+    Ok(Sentinels {
+        endpoints: upstream.sentinels.clone(),
+        master: upstream.master.clone(),
+        credentials: password.map(|password| Credentials { username, password }),
     })
 }
 

@@ -38,6 +38,7 @@ use crate::resp::scanner::Scanner;
 use crate::script::Scripts;
 use crate::session::Users;
 use crate::stream::Stream;
+use crate::upstream::topology::Topology;
 
 pub use clients::Wish;
 pub use mail::Mail;
@@ -59,6 +60,7 @@ pub struct Shared {
     pub redis_version: String,
     pub databases: u32,
     pub mode: &'static str,
+    pub topology: Topology,
     pub started: Instant,
     /// One for each worker.
     pub counters: Vec<Arc<Counters>>,

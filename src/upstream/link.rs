@@ -32,6 +32,11 @@ pub enum LinkError {
     Replica,
     #[error("what answers is no Redis")]
     NotRedis,
+    /// The sentinels have named another one.
+    #[error("another Redis is the primary now")]
+    Moved,
+    #[error("it is not known which Redis is the primary")]
+    NoPrimary,
 }
 
 /// What a pipe is for: replies in which protocol, keys of which database.
@@ -66,7 +71,8 @@ pub async fn connect(endpoint: &Endpoint, config: &Config, greeting: &Greeting<'
     }
 }
 
-async fn open(endpoint: &Endpoint) -> io::Result<Stream> {
+/// A bare connection, nothing said over it yet.
+pub async fn open(endpoint: &Endpoint) -> io::Result<Stream> {
     match endpoint {
         Endpoint::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;

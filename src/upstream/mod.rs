@@ -2,8 +2,11 @@
 //!
 //! - [`embedded`]: a redis-server of our own, started, watched and ended.
 //! - [`link`]: a new connection, until it may be used.
+//! - [`topology`]: who the primary is; [`sentinel`] finds out by asking sentinels.
 //! - [`pipe`]: the requests of many clients on one connection, and what becomes of them when it is lost.
 
 pub mod embedded;
 pub mod link;
 pub mod pipe;
+pub mod sentinel;
+pub mod topology;

@@ -19,6 +19,7 @@ mod model;
 mod protocol;
 mod recipes;
 mod scripts;
+mod sentinel;
 mod servers;
 mod tour;
 mod transcripts;

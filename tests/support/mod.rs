@@ -9,6 +9,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod reply;
+pub mod sentinels;
 pub mod transcript;
 pub mod words;
 

@@ -38,6 +38,14 @@ impl Proxy {
             .set("upstream.address", &quoted(&redis.address()))
     }
 
+    /// In front of the primary that the sentinels (a list, as TOML) name.
+    pub fn before_sentinels(sentinels: &str, master: &str) -> ProxyPlan {
+        ProxyPlan::new()
+            .set("upstream.mode", "\"sentinel\"")
+            .set("upstream.sentinels", sentinels)
+            .set("upstream.master", &quoted(master))
+    }
+
     /// With a redis-server child of its own.
     pub fn embedded() -> ProxyPlan {
         ProxyPlan::new().set("upstream.mode", "\"embedded\"")

@@ -1,0 +1,254 @@
+//! Sentinel mode: who the primary is, by the word of the sentinels. It carries no request.
+//!
+//! 1. In each round every sentinel that is known is asked, side by side, and what the latest election came to is believed.
+//!    So an old primary that comes back and a sentinel that was cut off are not, whatever they say.
+//! 2. A sentinel that knows the master names the others, and they are asked from then on too.
+//! 3. A round each second; as soon as a worker doubts the primary, one at once and then ten a second for a while. Events
+//!    (`+switch-master`) are not listened to: one may be missed, and a round costs as little.
+//!
+//! Whether the primary says that it is one is seen by each connection to it (`ROLE`, [`super::link`]).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::link::{self, LinkError};
+use super::topology::{Known, Topology, Watcher};
+use crate::config::{Endpoint, Sentinels};
+use crate::resp::reader::{Element, Reader};
+
+const CALM: Duration = Duration::from_secs(1);
+const HURRY: Duration = Duration::from_millis(100);
+/// After a doubt. Sentinels take longer to elect a primary, but then connections fail, which is a doubt again.
+const HURRY_FOR: Duration = Duration::from_secs(5);
+/// While in a hurry, a sentinel that answers nothing (it may be on the machine that died) holds up a round for no longer.
+const HURRY_PATIENCE: Duration = Duration::from_millis(250);
+/// Sentinels remembered beside the configured ones; a sane set has 3 to 7.
+const MAX_LEARNED: usize = 32;
+
+/// What one sentinel says of the master.
+#[derive(Debug)]
+struct Word {
+    primary: Endpoint,
+    epoch: u64,
+    others: Vec<Endpoint>,
+}
+
+/// Asks until the thread ends; the process's end ends it.
+pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watcher) {
+    let mut learned = Vec::new();
+    let mut hurry_until = Instant::now();
+    let mut complaint = String::new();
+    loop {
+        let (pause, patience) = match Instant::now() < hurry_until {
+            true => (HURRY, connect_timeout.min(HURRY_PATIENCE)),
+            false => (CALM, connect_timeout),
+        };
+        let answers = ask_all(&settings, &learned, patience).await;
+        for (_, word) in &answers {
+            learn(&settings, &mut learned, word);
+        }
+        conclude(&watcher, answers, &mut complaint);
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = watcher.doubted() => {
+                // Many doubt, one after another, and again while it lasts: the first is heeded at once.
+                if Instant::now() < hurry_until {
+                    sleep(HURRY).await;
+                }
+                hurry_until = Instant::now() + HURRY_FOR;
+            }
+        }
+    }
+}
+
+type Answers = Vec<(Endpoint, Result<Word, String>)>;
+
+async fn ask_all(settings: &Sentinels, learned: &[Endpoint], patience: Duration) -> Answers {
+    let mut asking = JoinSet::new();
+    for sentinel in settings.endpoints.iter().chain(learned) {
+        let (sentinel, settings) = (sentinel.clone(), settings.clone());
+        asking.spawn(async move {
+            let word = match timeout(patience, ask(&sentinel, &settings)).await {
+                Ok(word) => word,
+                Err(_) => Err("it does not answer".to_owned()),
+            };
+            (sentinel, word)
+        });
+    }
+    asking.join_all().await
+}
+
+fn learn(settings: &Sentinels, learned: &mut Vec<Endpoint>, word: &Result<Word, String>) {
+    for other in word.iter().flat_map(|word| &word.others) {
+        let is_known = settings.endpoints.contains(other) || learned.contains(other);
+        if !is_known && learned.len() < MAX_LEARNED {
+            learned.push(other.clone());
+        }
+    }
+}
+
+/// The latest election's word is published. Without any that is as late as what is known, that stays.
+fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
+    let known = watcher.known();
+    let mut complaints = Vec::new();
+    let mut latest: Option<Word> = None;
+    for (sentinel, word) in answers {
+        match word {
+            Ok(word) if latest.as_ref().is_none_or(|latest| word.epoch > latest.epoch) => latest = Some(word),
+            Ok(_) => {}
+            Err(said) => complaints.push(format!("{sentinel}: {said}")),
+        }
+    }
+    complaints.sort_unstable();
+    let told = complaints.join("; ");
+    match latest {
+        Some(word) if known.primary.is_err() || word.epoch > known.epoch => {
+            let (primary, epoch) = (word.primary, word.epoch);
+            info!(%primary, epoch, "the sentinels named the primary");
+            watcher.publish(Known {
+                primary: Ok(primary),
+                epoch,
+            });
+        }
+        Some(_) => {}
+        None if known.primary.is_err() => {
+            let primary = Err(format!("no sentinel names the primary: {told}"));
+            watcher.publish(Known { primary, epoch: 0 });
+        }
+        None => {}
+    }
+    if *complaint != told {
+        if !told.is_empty() {
+            warn!(said = told, "not every sentinel can be asked");
+        }
+        *complaint = told;
+    }
+}
+
+async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
+    let lost = |error: LinkError| error.to_string();
+    let stream = link::open(sentinel).await.map_err(|error| error.to_string())?;
+    let call = async |words: &[&str]| {
+        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        let reply = link::call(&stream, &words).await.map_err(lost)?;
+        match reply.strip_prefix(b"-") {
+            Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
+            None => Ok(reply),
+        }
+    };
+    if let Some(credentials) = &settings.credentials {
+        let password = credentials.password.expose();
+        match &credentials.username {
+            Some(user) => call(&["AUTH", user, password]).await?,
+            None => call(&["AUTH", password]).await?,
+        };
+    }
+    let master = call(&["SENTINEL", "MASTER", &settings.master]).await?;
+    // After the epoch, never before: the leader of an election takes the new epoch and the new address in one step, so
+    // what is asked in this order is never an old address with a new epoch, which would be believed for ever.
+    let primary = call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &settings.master]).await?;
+    let others = call(&["SENTINEL", "SENTINELS", &settings.master]).await?;
+    word(master, primary, others).ok_or_else(|| "what answers is no sentinel".to_owned())
+}
+
+fn word(master: Bytes, primary: Bytes, others: Bytes) -> Option<Word> {
+    let mut reader = Reader::new(master);
+    let master = fields(&mut reader)?;
+    // `SENTINEL MASTER` gives the old address until the election is wholly over, this one from the promotion on.
+    let mut reader = Reader::new(primary);
+    let (Element::Array(2), Element::Bulk(host), Element::Bulk(port)) =
+        (reader.element().ok()?, reader.element().ok()?, reader.element().ok()?)
+    else {
+        return None;
+    };
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let primary = vec![("ip".to_owned(), text(&host)), ("port".to_owned(), text(&port))];
+    let mut reader = Reader::new(others);
+    let Element::Array(count) = reader.element().ok()? else {
+        return None;
+    };
+    let others = (0..count).map(|_| endpoint(&fields(&mut reader)?));
+    Some(Word {
+        primary: endpoint(&primary)?,
+        epoch: field(&master, "config-epoch")?.parse().ok()?,
+        others: others.collect::<Option<_>>()?,
+    })
+}
+
+type Fields = Vec<(String, String)>;
+
+/// A flat array of names and values.
+fn fields(reader: &mut Reader) -> Option<Fields> {
+    let Element::Array(count) = reader.element().ok()? else {
+        return None;
+    };
+    let mut text = || match reader.element().ok()? {
+        Element::Bulk(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+        _ => None,
+    };
+    (0..count / 2).map(|_| Some((text()?, text()?))).collect()
+}
+
+fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+    let found = fields.iter().find(|(field, _)| field == name);
+    found.map(|(_, value)| value.as_str())
+}
+
+fn endpoint(fields: &Fields) -> Option<Endpoint> {
+    Some(Endpoint::Tcp {
+        host: field(fields, "ip").filter(|host| !host.is_empty())?.to_owned(),
+        port: field(fields, "port")?.parse().ok().filter(|port| *port != 0)?,
+    })
+}
+
+/// Starts the watcher on a thread of its own, so that no worker waits for a sentinel.
+pub fn start(settings: Sentinels, connect_timeout: Duration) -> std::io::Result<Topology> {
+    let (topology, watcher) = Topology::watched(Err("no sentinel has answered yet".to_owned()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new()
+        .name("sentinel".to_owned())
+        .spawn(move || runtime.block_on(watch(settings, connect_timeout, watcher)))?;
+    Ok(topology)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(port: u16, epoch: u64) -> (Endpoint, Result<Word, String>) {
+        let word = Word {
+            primary: Endpoint::local(port),
+            epoch,
+            others: Vec::new(),
+        };
+        (Endpoint::local(1), Ok(word))
+    }
+
+    #[test]
+    fn the_latest_election_is_believed_and_never_an_earlier_one() {
+        let (topology, watcher) = Topology::watched(Err(String::new()));
+        let mut complaint = String::new();
+        let mut hear = |answers| {
+            conclude(&watcher, answers, &mut complaint);
+            topology.primary()
+        };
+        assert_eq!(hear(vec![says(7, 0)]), Ok(Endpoint::local(7)), "epoch 0 is one too");
+        assert_eq!(hear(vec![says(8, 3), says(7, 2)]), Ok(Endpoint::local(8)));
+        assert_eq!(hear(vec![says(7, 2)]), Ok(Endpoint::local(8)));
+        let silent = || (Endpoint::local(1), Err("no answer".to_owned()));
+        assert_eq!(hear(vec![silent()]), Ok(Endpoint::local(8)));
+    }
+
+    #[test]
+    fn what_each_sentinel_said_is_the_reason_why_no_primary_is_known() {
+        let (topology, watcher) = Topology::watched(Err(String::new()));
+        let refused = (Endpoint::local(1), Err("ERR No such master with that name".to_owned()));
+        conclude(&watcher, vec![refused], &mut String::new());
+        let reason = topology.primary().expect_err("nobody named one");
+        assert!(reason.contains("127.0.0.1:1: ERR No such master"), "{reason}");
+    }
+}
