@@ -228,10 +228,7 @@ if not calm or (first_end or now + 1) <= now then
       if packed ~= '' then
         plain = false
         call('HSET', meta, id, packed)
-        local key = unpacked(packed).u
-        if key then
-          call('HSETNX', unique, key, id)
-        end
+        take_again(id, unpacked(packed).u)
       end
       acked = acked - 1
     elseif call('ZREM', leases, name) == 0 then

@@ -20,6 +20,14 @@ local function holder(key)
   return id
 end
 
+-- A job that had ended goes on: it has its key again, unless another holds it by now.
+local function take_again(id, key)
+  if key and not holder(key) then
+    call('HSET', unique, key, id)
+    call('ZREM', holds, key)
+  end
+end
+
 -- T:awaited has a member for each job and worker whose client waits for its result, "id worker": all of one score, so that
 -- those of one id stand together.
 local somebody_cares = call('EXISTS', unique, awaited, groups) > 0

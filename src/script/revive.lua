@@ -32,9 +32,7 @@ for _, id in ipairs(ids) do
     if lapsed_at(record, now) then
       expire(id, record)
     else
-      if record.u then
-        call('HSETNX', unique, record.u, id) -- if another has it by now, this one does without
-      end
+      take_again(id, record.u)
       remember(id, record)
       if record.g then
         enter(id, record)

@@ -18,6 +18,7 @@ use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::Queue;
@@ -544,6 +545,45 @@ fn the_scripts_do_what_the_model_does() {
     }) {
         panic!("MILLRACE_MODEL_SEED={seed}: {difference}");
     }
+}
+
+/// The key of a job that comes back may be held by another's FOR that is over, before any upkeep has noticed.
+#[test]
+fn a_job_that_comes_back_takes_its_key_from_a_hold_that_is_over() {
+    let push = |hold| {
+        let unique = Some(Unique { key: "a".into(), hold });
+        Wish::Push(Push {
+            payloads: vec![Bytes::from("one").into()],
+            options: JobOptions {
+                unique,
+                ..JobOptions::default()
+            },
+        })
+    };
+    let pop = |noack| {
+        Wish::Pop(Pop {
+            count: 1,
+            lease: None,
+            noack,
+            waits: false,
+        })
+    };
+    let the_only_one = any::<Index>().new_tree(&mut TestRunner::deterministic());
+    let index = the_only_one.unwrap().current();
+    let batch = |wishes| Step::Batch {
+        queue: 0,
+        worker: 0,
+        wishes,
+        repeat: false,
+    };
+    let steps = [
+        batch(vec![push(None), pop(true)]),
+        batch(vec![push(Some(100)), pop(false)]),
+        batch(vec![Wish::Ack(vec![Pick::Receipt(index)])]),
+        Step::Wait(200),
+        batch(vec![Wish::Return(index), push(None), pop(false)]),
+    ];
+    walk(&Bench::start(), &steps);
 }
 
 fn rand_seed() -> u64 {
