@@ -1,8 +1,11 @@
-//! That the ground holds: the servers of tests/support start, freeze, die and come back as they say.
+//! That the ground holds: the servers of tests/support start, freeze, die and come back as they say, and the relay between
+//! them does to connections what it was told.
 
-use std::time::Duration;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, RedisServer, Reply, wait_until};
+use crate::support::relay::Way;
+use crate::support::{Client, PATIENCE, RedisServer, Relay, Reply, wait_until};
 
 #[test]
 fn a_redis_server_answers_over_its_socket_and_its_port() {
@@ -34,4 +37,97 @@ fn a_frozen_redis_is_silent_until_it_is_thawed() {
     assert!(client.hears_nothing_for(Duration::from_millis(20)));
     redis.thaw();
     wait_until(PATIENCE, "the reply to the PING", || client.try_receive().is_ok());
+}
+
+fn a_relayed_redis() -> (RedisServer, Relay, Client) {
+    let redis = RedisServer::start();
+    let relay = Relay::to(&redis.address());
+    let mut client = Client::connect(&relay.address()).unwrap();
+    client.run("SET key 0123456789");
+    (redis, relay, client)
+}
+
+fn lost(client: &mut Client) -> ErrorKind {
+    client.try_receive().expect_err("the connection is lost").kind()
+}
+
+#[test]
+fn a_relay_carries_what_is_said_both_ways_and_the_end_of_it() {
+    let (_redis, relay, mut client) = a_relayed_redis();
+    let payload = vec![b'x'; 3 << 20]; // more than it holds at once
+    client.call(&[&b"SET"[..], b"large", &payload]);
+    assert!(client.run("GET large").bytes() == payload);
+    client.run("QUIT");
+    assert!(client.is_closed());
+    drop(client);
+    wait_until(PATIENCE, "the line ends", || relay.connections() == 0);
+}
+
+#[test]
+fn a_relay_delays_what_goes_its_way() {
+    let (_redis, relay, mut client) = a_relayed_redis();
+    for way in [Way::Up, Way::Down] {
+        relay.delay(way, Duration::from_millis(50));
+        let asked = Instant::now();
+        client.run("GET key");
+        assert!(asked.elapsed() >= Duration::from_millis(50), "{way:?}");
+        relay.heal();
+    }
+}
+
+#[test]
+fn a_stalled_relay_holds_what_goes_its_way_until_it_is_healed() {
+    let (redis, relay, mut client) = a_relayed_redis();
+    relay.stall(Way::Down);
+    client.send(&["SET", "key", "other"]);
+    wait_until(PATIENCE, "it got there", || {
+        redis.client().run("GET key").text() == "other"
+    });
+    assert!(client.hears_nothing_for(Duration::from_millis(20)));
+    relay.heal();
+    assert_eq!(client.receive(), Reply::Simple("OK".into()));
+    relay.stall(Way::Up);
+    client.send(&["SET", "key", "third"]);
+    assert!(client.hears_nothing_for(Duration::from_millis(20)));
+    assert_eq!(redis.client().run("GET key").text(), "other");
+    relay.heal();
+    assert_eq!(client.receive(), Reply::Simple("OK".into()));
+}
+
+#[test]
+fn a_throttled_relay_takes_its_time() {
+    let (_redis, relay, mut client) = a_relayed_redis();
+    client.call(&[&b"SET"[..], b"key", &[b'x'; 2000]]);
+    relay.throttle(Way::Down, 10_000);
+    let asked = Instant::now();
+    assert_eq!(client.run("GET key").bytes().len(), 2000);
+    assert!(asked.elapsed() >= Duration::from_millis(150), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_relay_cuts_a_reply_where_it_was_told_and_only_once() {
+    let (_redis, relay, mut client) = a_relayed_redis();
+    relay.cut(Way::Down, 7);
+    client.send(&["GET", "key"]);
+    assert_eq!(lost(&mut client), ErrorKind::ConnectionReset);
+    assert!(!relay.will_cut(Way::Down));
+    let mut client = Client::connect(&relay.address()).unwrap();
+    assert_eq!(client.run("GET key").text(), "0123456789");
+}
+
+#[test]
+fn a_relay_resets_its_connections_and_leads_nowhere_until_it_is_healed() {
+    let (_redis, relay, mut client) = a_relayed_redis();
+    relay.reset();
+    assert_eq!(lost(&mut client), ErrorKind::ConnectionReset);
+    relay.lead_nowhere();
+    let mut client = Client::connect(&relay.address()).unwrap();
+    client.send(&["GET", "key"]);
+    assert!(client.hears_nothing_for(Duration::from_millis(20)));
+    relay.heal();
+    assert_eq!(lost(&mut client), ErrorKind::ConnectionReset);
+    assert_eq!(
+        Client::connect(&relay.address()).unwrap().run("GET key").text(),
+        "0123456789"
+    );
 }

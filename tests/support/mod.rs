@@ -8,6 +8,7 @@ pub mod pattern;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod relay;
 pub mod reply;
 pub mod sentinels;
 pub mod transcript;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 pub use client::Client;
 pub use proxy::Proxy;
 pub use redis::RedisServer;
+pub use relay::Relay;
 pub use reply::Reply;
 
 /// Long enough for a loaded two-core machine, short enough that a hang is a failure and not a coffee break.
