@@ -409,7 +409,7 @@ impl Hub {
         let now = self.now;
         let PipeState { pipe, gathered, .. } = &mut self.pipes[QUEUES];
         gathered.urgent = true;
-        self.queues.send(now, |lane, call| {
+        self.queues.send(now, |lane, _slot, call| {
             pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
                 out.extend_from_slice(&call)
             });

@@ -282,8 +282,8 @@ impl Queues {
         self.list(lane);
     }
 
-    /// Hands out each call that can go now. `send` gets the lane, for the reply, and the call's bytes.
-    pub fn send(&mut self, now: Instant, mut send: impl FnMut(LaneKey, Bytes)) {
+    /// Hands out each call that can go now. `send` gets the lane, for the reply, the slot of its keys, and the call's bytes.
+    pub fn send(&mut self, now: Instant, mut send: impl FnMut(LaneKey, u16, Bytes)) {
         while let Some(key) = self.listed.pop() {
             let lane = &mut self.lanes[key as usize];
             lane.listed = false;
@@ -320,8 +320,9 @@ impl Queues {
                 to,
                 bytes: bytes.clone(),
             });
+            let slot = lane.partition.slot;
             self.count(key);
-            send(key, bytes);
+            send(key, slot, bytes);
         }
     }
 

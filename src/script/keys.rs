@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::command::keys::slot;
 use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
 
@@ -39,6 +40,8 @@ pub(super) const FIXED: usize = 3;
 /// One partition of one queue, as one worker's lane addresses it.
 #[derive(Clone, Debug)]
 pub struct Partition {
+    /// The cluster's slot of all its keys.
+    pub slot: u16,
     /// KEYS and the first word of ARGV, as RESP.
     pub(super) rendered: Bytes,
 }
@@ -57,6 +60,7 @@ impl Partition {
             &mut rendered,
         );
         Self {
+            slot: slot(tag.as_bytes()),
             rendered: rendered.freeze(),
         }
     }

@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
+use crate::support::cluster::{Cluster, Failover};
 use crate::support::relay::Way;
 use crate::support::{Client, PATIENCE, RedisServer, Relay, Reply, wait_until};
 
@@ -130,4 +131,34 @@ fn a_relay_resets_its_connections_and_leads_nowhere_until_it_is_healed() {
         Client::connect(&relay.address()).unwrap().run("GET key").text(),
         "0123456789"
     );
+}
+
+#[test]
+fn a_cluster_fails_over_moves_slots_and_takes_nodes_in_and_out() {
+    let mut cluster = Cluster::start(3, 1); // of two, one alone elects nobody
+    let slot = 12182; // foo's
+    let value = || Reply::Bulk(b"bar".to_vec());
+    assert_eq!(cluster.primary_of(slot), 2);
+    cluster.nodes[2].call("SET foo bar");
+
+    let replica = cluster.replica_of(2);
+    cluster.failover(replica, Failover::Graceful);
+    assert_eq!(cluster.primary_of(slot), replica);
+    cluster.nodes[2].wait_until_it_follows();
+    cluster.wait_until_it_serves();
+    cluster.kill(replica);
+    assert_eq!(cluster.wait_for_another_than(replica, slot), 2);
+    cluster.wait_until_it_serves();
+    assert_eq!(cluster.nodes[2].call("GET foo"), value());
+
+    cluster.move_slot(slot, 2, 0);
+    assert_eq!(cluster.nodes[0].call("GET foo"), value());
+    assert!(cluster.nodes[2].try_call("GET foo").is_error("MOVED 12182 "));
+    cluster.restart(replica);
+    cluster.wait_until_it_serves();
+    let new = cluster.add_node();
+    cluster.move_slot(slot, 0, new);
+    assert_eq!(cluster.nodes[new].call("GET foo"), value());
+    cluster.remove_node(new);
+    assert_ne!(cluster.primary_of(slot), new);
 }

@@ -4,6 +4,7 @@
 //! whatever takes time is waited for by `wait_until`, with a deadline and a name for what did not come.
 
 pub mod client;
+pub mod cluster;
 pub mod pattern;
 pub mod process;
 pub mod proxy;

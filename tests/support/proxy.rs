@@ -46,6 +46,13 @@ impl Proxy {
             .set("upstream.master", &quoted(master))
     }
 
+    /// In front of the cluster of which the seeds (a list, as TOML) are nodes.
+    pub fn before_cluster(seeds: &str) -> ProxyPlan {
+        ProxyPlan::new()
+            .set("upstream.mode", "\"cluster\"")
+            .set("upstream.seeds", seeds)
+    }
+
     /// With a redis-server child of its own.
     pub fn embedded() -> ProxyPlan {
         ProxyPlan::new().set("upstream.mode", "\"embedded\"")
