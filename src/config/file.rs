@@ -160,7 +160,7 @@ pub struct Queue {
     pub result_ttl: Option<Period>,
     /// Jobs of one group that may be leased at once, 1 to 1000000.
     pub group_concurrency: Option<Count>,
-    /// *Not yet supported.* Deliveries for each group: "100/s", "5000/m". Empty: no bound.
+    /// Deliveries of each group, one second's worth at once: "100/s", "5000/m". Empty: no bound.
     pub group_rate: Option<Rate>,
     /// Jobs leased at once over the whole queue. 0: no bound.
     pub concurrency: Option<Count>,

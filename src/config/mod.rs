@@ -121,6 +121,7 @@ pub struct QueueSettings {
     pub max_wait: Duration,
     /// Jobs of one group leased at once, at least 1.
     pub group_concurrency: u32,
+    pub group_rate: Rate,
     pub result_ttl: Duration,
     /// Bytes of a payload; 0: none is compressed.
     pub compress_over: u64,

@@ -35,6 +35,7 @@ impl Patterns {
             max_wait: self.duration(queue, |table| table.max_wait),
             compress_over: self.find(queue, |table| table.compress_over).unwrap_or_default().0,
             group_concurrency: self.small(queue, |table| table.group_concurrency),
+            group_rate: self.find(queue, |table| table.group_rate).unwrap_or_default(),
             rate: self.find(queue, |table| table.rate).unwrap_or_default(),
         }
     }

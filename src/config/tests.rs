@@ -198,7 +198,6 @@ fn what_comes_later_is_refused_unless_it_has_its_default() {
         ("[upstream]\nconnections = 2", "upstream.connections"),
         ("[upstream.tls]\nca = \"ca.pem\"", "upstream.tls"),
         ("[admin]\ntoken = \"t\"", "admin.token"),
-        ("[queues.\"*\"]\ngroup_rate = \"100/s\"", "queues.\"*\".group_rate"),
         ("[queues.\"a\"]\npartitions = 2", "queues.a.partitions"),
         (
             "[[auth.users]]\nname = \"a\"\npassword_sha256 = \"\"\nqueues = [\"a\"]",

@@ -84,7 +84,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
             "partitions",
             queue.partitions.is_some_and(|partitions| partitions.0 > 1),
         ),
-        ("group_rate", asked(&queue.group_rate, &plain.group_rate)),
         ("replicas", asked(&queue.replicas, &plain.replicas)),
         ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
     ];

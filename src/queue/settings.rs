@@ -34,6 +34,8 @@ pub struct Settings {
     pub rate: Rate,
     /// Jobs of one group leased at once, at least 1.
     pub group_concurrency: u32,
+    /// Of each group.
+    pub group_rate: Rate,
     /// A job that is ready for longer goes before higher priorities.
     pub max_wait: Duration,
     /// Payloads of more bytes are kept packed; 0: none. The configuration's alone: `QCONFIG` has no such field.
@@ -96,7 +98,7 @@ const FIELDS: [Field; 18] = [
     field("dead_max_len", Value::Count(|s| &mut s.dead_max_len)),
     field("dead_ttl", Value::Time(|s| &mut s.dead_ttl, 0)),
     field("group_concurrency", Value::Small(|s| &mut s.group_concurrency, 1)),
-    field("group_rate", Value::Only("")),
+    field("group_rate", Value::Rate(|s| &mut s.group_rate)),
     field("concurrency", Value::Count(|s| &mut s.concurrency)),
     field("rate", Value::Rate(|s| &mut s.rate)),
     field("partitions", Value::Only("1")),
@@ -218,6 +220,7 @@ impl Default for Settings {
             concurrency: 0,
             rate: Rate(None),
             group_concurrency: 1,
+            group_rate: Rate(None),
             max_wait: Duration::ZERO,
             compress_over: 0,
         }
@@ -238,6 +241,7 @@ impl From<QueueSettings> for Settings {
             concurrency: settings.concurrency,
             rate: settings.rate,
             group_concurrency: settings.group_concurrency,
+            group_rate: settings.group_rate,
             max_wait: settings.max_wait,
             result_ttl: settings.result_ttl,
             compress_over: settings.compress_over,

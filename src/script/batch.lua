@@ -420,6 +420,9 @@ if by_turns or (ages and not plain) then
       asks = asks + 5
       asked = asked + tonumber(ARGV[asks + 1])
     end
+    if record.g then
+      spend(tag_of(record))
+    end
     if record.g and ARGV[asks + 4] == '1' then
       leave(id, record)
     elseif record.g then

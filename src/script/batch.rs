@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::call::Call;
-use super::keys::millis;
+use super::keys::{millis, rate};
 use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
 use crate::queue::id::{LocalId, PACKED, put_base36};
@@ -122,7 +122,7 @@ fn is_limited(settings: &Settings) -> bool {
 /// As `limits.lua` reads them.
 pub(super) fn limits(settings: &Settings) -> String {
     let (paused, concurrency) = (u8::from(settings.pause.pop), settings.concurrency);
-    let (jobs, per) = settings.rate.0.map_or((0, 1), |(jobs, per)| (jobs, millis(per)));
+    let (jobs, per) = rate(settings.rate);
     format!("{paused} {concurrency} {jobs} {per} {}", millis(settings.max_wait))
 }
 

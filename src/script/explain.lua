@@ -47,7 +47,11 @@ if record.g then
   if entry:match('^%w*') ~= id then
     local backs_off = first_of(tag, 'b')
     local earlier = backs_off and backs_off < id and backs_off
-    return says('ready', 'group', earlier or (is_full(tag) and first_of(tag, 'l')) or entry:match('^%w*'))
+    local busy_with = earlier or (is_full(tag) and first_of(tag, 'l')) or entry:match('^%w+') or first_of(tag, 'w')
+    if busy_with == id then
+      return says('ready', 'rate', tonumber(call('ZSCORE', throttled, tag) or now))
+    end
+    return says('ready', 'group', busy_with)
   end
 end
 local ahead, letter = 0, sub(id, -1)

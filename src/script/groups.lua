@@ -12,7 +12,13 @@
 --   3. The others wait in T:behind, by priority and in push order, and stand in no list.
 --   4. Whatever happens to a job of the group, `arrange` looks who has the turn now. A new turn goes to the back of its list,
 --      but that of a job whose delivery was lost goes to the front, as such jobs do.
-local at_once = tonumber(ARGV[3]:match('%d+$')) -- leased jobs of one group
+--   5. A rate is a bucket of one second's worth of jobs, one at least. All that is kept of it is when it will be full again,
+--      in T:buckets, and nothing once it is. While it is empty the group has no turn, and stands in T:throttled until it may
+--      have one: then the upkeep gives it. Whose turn it is already keeps it.
+local at_once, rated_jobs, rated_ms = ARGV[3]:match('(%d+) (%d+) (%d+)$')
+at_once = tonumber(at_once) -- leased jobs of one group
+local spacing = rated_jobs ~= '0' and tonumber(rated_ms) / tonumber(rated_jobs) -- ms for one more job, false: no rate
+local filling = spacing and math.max(1000, spacing) -- ms from empty to full
 local RANK = {u = 0, h = 1, n = 2, l = 3}
 
 local function tag_of(record)
@@ -27,6 +33,23 @@ end
 
 local function is_full(tag)
   return call('ZLEXCOUNT', groups, '[' .. tag .. 'l', '(' .. tag .. 'm') >= at_once
+end
+
+-- When its rate allows the group's next job.
+local function allowed_at(tag)
+  local full_at = tonumber(call('ZSCORE', buckets, tag) or 0)
+  if full_at > now + filling then -- a slower rate said so, which was changed since
+    full_at = now + filling
+    call('ZADD', buckets, full_at, tag)
+  end
+  return full_at - filling + spacing
+end
+
+-- A job of the group is handed out.
+local function spend(tag)
+  if spacing then
+    call('ZADD', buckets, math.max(tonumber(call('ZSCORE', buckets, tag) or 0), now) + spacing, tag)
+  end
 end
 
 -- The job that an entry of a ready list stands for, and its record; nothing: it is a tombstone.
@@ -48,6 +71,13 @@ local function arrange(tag, fronts)
     first = turn
   end
   local may = first and not (backs_off and backs_off < first) and not is_full(tag)
+  local allowed = may and spacing and turn ~= first and allowed_at(tag)
+  if allowed and allowed > now + spacing / 1000 then -- dates are not exact
+    may = false
+    call('ZADD', throttled, math.ceil(allowed), tag)
+  elseif spacing then
+    call('ZREM', throttled, tag)
+  end
   if turn and not (may and turn == first) then
     local letter = sub(turn, -1)
     call('ZREM', groups, tag .. 't' .. entry)

@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::command::keys::slot;
+use crate::config::Rate;
 use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 21;
+pub const KEYS: usize = 23;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -32,6 +33,8 @@ const NAMES: [&str; KEYS - 1] = [
     "result_ends",
     "groups",
     "behind",
+    "buckets",
+    "throttled",
 ];
 
 /// Words that every call begins with: who calls, sequence, settings.
@@ -83,10 +86,17 @@ pub(super) fn write_settings(settings: &Settings, out: &mut BytesMut) {
     let (lease, dead_ttl) = (millis(settings.lease), millis(settings.dead_ttl));
     let (backoff, max_backoff) = (millis(settings.backoff), millis(settings.max_backoff));
     let version = String::from_utf8_lossy(&settings.version);
+    let (group_jobs, per) = rate(settings.group_rate);
     let word = format!(
-        "{version} {lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl} {group_concurrency}"
+        "{version} {lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl} \
+         {group_concurrency} {group_jobs} {per}"
     );
     put_bulk(word.as_bytes(), out);
+}
+
+/// Jobs in so many milliseconds; none: no bound.
+pub(super) fn rate(rate: Rate) -> (u64, u64) {
+    rate.0.map_or((0, 1), |(jobs, per)| (jobs, millis(per)))
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

@@ -25,6 +25,8 @@
 --   T:awaited zset  id, a space and a worker: a client of its waits for the job's end
 --   T:groups  zset  the unfinished jobs of groups, and T:behind zset id, priority: those that wait behind their group, see
 --                   groups.lua
+--   T:buckets zset  group, ms at which the bucket of its rate is full again; T:throttled zset group, ms at which the rate
+--                   allows the job that it holds back
 --   T:results hash  id → what QACK said came of it; T:result_ends zset  id, ms until which it is kept
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
@@ -32,7 +34,8 @@
 --
 -- ARGV: who calls (worker, prefix of the wake channels, queue: words with a space between), sequence, the queue's
 -- settings (words likewise: their version, empty if nothing was changed, then lease, retries, backoff, longest backoff,
--- lapses allowed, dead letters kept, for how long, jobs of a group leased at once); from the fourth on what the script itself asks for.
+-- lapses allowed, dead letters kept, for how long, jobs of a group leased at once, and its rate: so many, 0 for no bound, in
+-- so many ms); from the fourth on what the script itself asks for.
 -- All times are ms. 0 lapses, dead letters or time: no bound.
 --
 -- An id is ten digits of base 36 (Redis's clock in µs, later than any before), some more that count within one call,
@@ -40,7 +43,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, lane =
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, lane =
   unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}
@@ -57,7 +60,7 @@ local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber
 local changes = {} -- of counters and tombstones, by how much
 
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
-local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends) == 0
+local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends, buckets) == 0
 local nobody_waits = plain or call('EXISTS', waiting) == 0
 local more = false -- upkeep is left
 
@@ -92,7 +95,9 @@ local function standing()
   local ready = ready_in('n')
   if not plain then
     local due = tonumber(call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+    local allowed = tonumber(call('ZRANGE', throttled, 0, 0, 'WITHSCORES')[2])
     soonest = due and min(due, soonest or due) or soonest
+    soonest = allowed and min(allowed, soonest or allowed) or soonest
     ready = ready + ready_in('u') + ready_in('h') + ready_in('l')
   end
   return now, soonest or false, ready, more and 1 or 0

@@ -12,7 +12,7 @@ local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age
 --@include ending
 
 -- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 ms.
-local LAPSED, EXPIRED, DUE, BURIED, HELD, RESULTS = 128, 128, 400, 200, 128, 200
+local LAPSED, EXPIRED, DUE, BURIED, HELD, RESULTS, ALLOWED = 128, 128, 400, 200, 128, 200, 128
 
 local function count(field, by)
   changes[field] = (changes[field] or 0) + by
@@ -100,8 +100,9 @@ local GROUP = '\161g'
 --   2. Jobs past their TTL go. One that stands in a ready list leaves a tombstone there: taking it out would cost the
 --      length of the list.
 --   3. Delayed jobs go to the back of their priority, in the order in which they fell due, or to their place in their group.
---   4. Dead letters beyond the number or the age that is kept go.
---   5. Unique keys that FOR has held go, if their jobs have; so do results that were kept for long enough.
+--   4. Groups whose rate allows the next job have their turn.
+--   5. Dead letters beyond the number or the age that is kept go.
+--   6. Unique keys that FOR has held go, if their jobs have; so do results that were kept for long enough.
 
 -- A delivery was lost with its worker, at that moment.
 local function lapse(name, at, fronts)
@@ -172,6 +173,26 @@ local function end_delays()
   end
 end
 
+-- Also those that a slower rate, which was changed since, would hold for longer than this one ever does.
+local function end_throttling()
+  if call('EXISTS', buckets, throttled) == 0 then
+    return
+  end
+  local never = '(' .. now + math.ceil(spacing or 0)
+  local tags = call('ZRANGEBYSCORE', throttled, '-inf', now, 'LIMIT', 0, ALLOWED)
+  for _, tag in ipairs(call('ZRANGEBYSCORE', throttled, never, '+inf', 'LIMIT', 0, ALLOWED - #tags)) do
+    insert(tags, tag)
+  end
+  more = more or #tags == ALLOWED
+  for _, tag in ipairs(tags) do
+    call('ZREM', throttled, tag)
+    arrange(tag)
+  end
+  local full = call('ZRANGEBYSCORE', buckets, '-inf', now, 'LIMIT', 0, ALLOWED)
+  more = more or #full == ALLOWED
+  variadic('ZREM', buckets, full, 1, #full)
+end
+
 local function remove_dead(ids)
   more = more or #ids == BURIED
   if #ids > 0 then
@@ -214,6 +235,7 @@ local function bring_back()
   if not plain then
     drop_expired()
     end_delays()
+    end_throttling()
     trim_dead()
     end_holds()
     trim_results()

@@ -59,6 +59,10 @@ pub struct Queue {
     counted: Stats,
     /// What the rate's bucket held, and when.
     bucket: Option<(f64, u64)>,
+    /// By group: when the bucket of its rate is full again; and those that their rate holds back, until when.
+    buckets: BTreeMap<Bytes, f64>,
+    throttled: BTreeMap<Bytes, u64>,
+    now: u64,
     /// Unique keys: who holds each, and until when FOR does.
     keys: BTreeMap<Bytes, (LocalId, u64)>,
     /// And until when they are kept.
@@ -77,6 +81,9 @@ impl Queue {
             last: None,
             counted: Stats::default(),
             bucket: None,
+            buckets: BTreeMap::new(),
+            throttled: BTreeMap::new(),
+            now: 0,
             keys: BTreeMap::new(),
             results: BTreeMap::new(),
         }
@@ -84,6 +91,7 @@ impl Queue {
 
     /// A batch: workers' words, upkeep, pushes, pops. `real`: what the real queue answered, for the ids of what was pushed.
     pub fn batch(&mut self, now: u64, jitter: f64, operations: &[Operation], real: &[Outcome]) -> Vec<Outcome> {
+        self.now = now;
         let mut outcomes = vec![Outcome::Returned; operations.len()];
         let mut place = 0;
         for (operation, outcome) in operations.iter().zip(&mut outcomes) {
@@ -219,7 +227,10 @@ impl Queue {
         let again = again.filter(|_| ready > 0);
         (
             ready.min(room.into()),
-            [self.next_due(), again].into_iter().flatten().min(),
+            [self.next_due(), again, self.throttled.values().min().copied()]
+                .into_iter()
+                .flatten()
+                .min(),
         )
     }
 
@@ -507,10 +518,13 @@ impl Queue {
             .filter(|(_, held)| held.place.state() == State::Leased)
             .count();
         let free = leased < self.settings.group_concurrency as usize;
-        let next = first
+        let mut next = first
             .map(|(id, _)| *id)
             .filter(|id| free && backs_off.is_none_or(|(other, _)| other > id));
         let turn = self.turns.get(&group).copied();
+        if self.throttles(&group, next.filter(|next| Some(*next) != turn)) {
+            next = None;
+        }
         if next == turn {
             return;
         }
@@ -528,7 +542,44 @@ impl Queue {
         }
     }
 
+    /// Whether its rate holds this job of the group back.
+    fn throttles(&mut self, group: &Bytes, next: Option<LocalId>) -> bool {
+        self.throttled.remove(group);
+        let (Some((spacing, filling)), Some(_)) = (self.group_rate(), next) else {
+            return false;
+        };
+        let full_at = self.buckets.get(group).copied().unwrap_or(0.0);
+        let full_at = full_at.min(self.now as f64 + filling);
+        let allowed = full_at - filling + spacing;
+        let throttles = allowed > self.now as f64 + spacing / 1000.0;
+        if throttles {
+            self.buckets.insert(group.clone(), full_at);
+            self.throttled.insert(group.clone(), allowed.ceil() as u64);
+        }
+        throttles
+    }
+
+    /// Milliseconds for one more job, and for all that a bucket holds.
+    fn group_rate(&self) -> Option<(f64, f64)> {
+        let (jobs, per) = self.settings.group_rate.0?;
+        let spacing = per.as_millis() as f64 / jobs as f64;
+        Some((spacing, spacing.max(1000.0)))
+    }
+
+    fn end_throttling(&mut self, now: u64) {
+        let never = now + self.group_rate().map_or(0.0, |(spacing, _)| spacing.ceil()) as u64;
+        let over = |at: u64| at <= now || at > never;
+        let ended = self.throttled.iter().filter(|(_, at)| over(**at));
+        let mut ended: Vec<_> = ended.map(|(group, at)| (*at, group.len(), group.clone())).collect();
+        ended.sort();
+        for (_, _, group) in ended {
+            self.throttled.remove(&group);
+            self.arrange(Some(group), false);
+        }
+    }
+
     fn upkeep(&mut self, now: u64) {
+        self.now = now;
         self.end_leases(now);
         let over = |held: &Held| {
             matches!(held.place, Place::Ready | Place::Delayed { .. })
@@ -543,6 +594,7 @@ impl Queue {
                 self.stand_at_the_back(id);
             }
         }
+        self.end_throttling(now);
         let dead = self.in_state(State::Dead);
         let surplus = dead.len().saturating_sub(self.settings.dead_max_len as usize);
         let age = self.settings.dead_ttl.as_millis() as u64;
@@ -665,6 +717,10 @@ impl Queue {
             .unwrap_or(self.settings.lease.as_millis() as u64);
         let (payload, delivery) = (held.payload.clone(), held.record.delivery());
         let group = held.record.group.clone();
+        if let (Some((spacing, _)), Some(group)) = (self.group_rate(), &group) {
+            let full_at = self.buckets.entry(group.clone()).or_insert(0.0);
+            *full_at = full_at.max(now as f64) + spacing;
+        }
         if pop.noack {
             self.ack(id);
         } else {

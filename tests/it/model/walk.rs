@@ -256,6 +256,7 @@ impl Twins {
             "mails" => Settings {
                 max_wait: Duration::from_millis(700),
                 group_concurrency: 2,
+                group_rate: Rate(Some((3, Duration::from_secs(1)))),
                 ..settings
             },
             "limited" => Settings {
