@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::Result;
 use clap::Parser;
 
-use rows::{Settings, depth, idle, jobs, latency as latency_rows, plain};
+use rows::{Settings, depth, idle, jobs, latency as latency_rows, plain, waiting};
 use table::Report;
 
 /// Runs Millrace and its peers side by side and prints ratios.
@@ -47,7 +47,7 @@ struct Arguments {
 
 type Measure = fn(&Settings, &mut Report) -> Result<()>;
 
-const MEASUREMENTS: [(&str, &str, Measure); 9] = [
+const MEASUREMENTS: [(&str, &str, Measure); 12] = [
     (
         "jobs-50",
         "Redis's CPU a whole job, 50 + 50 clients, against a bare list",
@@ -78,6 +78,21 @@ const MEASUREMENTS: [(&str, &str, Measure); 9] = [
         "idle-commands",
         "what an idle proxy with 100 blocked pops sends",
         idle::commands,
+    ),
+    (
+        "blocked",
+        "10,000 blocked pops on 100 queues: connections to Redis, and what an idle proxy sends",
+        idle::blocked,
+    ),
+    (
+        "due",
+        "from the end of a delay, or of a lease, to the pop that waits at another proxy",
+        waiting::due,
+    ),
+    (
+        "woken",
+        "from a push to the pop that waits at another proxy",
+        waiting::woken,
     ),
     (
         "lone",

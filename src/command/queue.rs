@@ -81,7 +81,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: WRITES,
         since: FIRST,
         summary: "Pushes a job to a queue and returns its id.",
-        complexity: "O(1)",
+        complexity: "O(1); O(log(N)) with DELAY, AT or TTL, N being the number of jobs that have one",
         arguments: &[
             QUEUE, PAYLOAD, PRIORITY, START, TTL, RETRIES, BACKOFF, LEASE, UNIQUE, GROUPED, META,
         ],
@@ -117,7 +117,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: POPPING,
         since: FIRST,
         summary: "Takes the next jobs of a queue under a lease, and may wait for them.",
-        complexity: "O(N), N being the number of jobs taken",
+        complexity: "O(N log(M)), N being the number of jobs taken and M the number of leased ones",
         arguments: &[QUEUE, COUNT, BLOCK, LEASE, NOACK, BOUND, WITHMETA],
     },
     Spec {
@@ -128,7 +128,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: POPPING,
         since: FIRST,
         summary: "Takes the next jobs of the first queue named that has any, and may wait for them.",
-        complexity: "O(Q+N), Q being the number of queues and N the number of jobs taken",
+        complexity: "O(Q + N log(M)), Q being the number of queues asked, N the number of jobs taken and M the number of leased ones",
         arguments: &[
             integer("numqueues"),
             text("queue").many(),
@@ -136,6 +136,7 @@ pub const COMMANDS: [Spec; 22] = [
             BLOCK,
             LEASE,
             NOACK,
+            BOUND,
             WITHMETA,
         ],
     },
@@ -147,7 +148,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: WRITES,
         since: FIRST,
         summary: "Completes jobs, which removes them, and returns how many there were.",
-        complexity: "O(N), N being the number of receipts",
+        complexity: "O(N log(M)), N being the number of receipts and M the number of leased jobs",
         arguments: &[
             QUEUE,
             RECEIPTS,
@@ -155,9 +156,9 @@ pub const COMMANDS: [Spec; 22] = [
                 kind: Kind::Block(&[
                     Argument {
                         optional: false,
-                        ..text("result").after("RESULT")
+                        ..text("payload").after("RESULT")
                     },
-                    integer("ttl-ms").after("TTL"),
+                    integer("ms").after("TTL"),
                 ]),
                 optional: true,
                 ..text("result")
@@ -183,11 +184,11 @@ pub const COMMANDS: [Spec; 22] = [
         categories: WRITES,
         since: FIRST,
         summary: "Gives jobs back as failed, to be delivered again after their backoff, and returns how many there were.",
-        complexity: "O(N), N being the number of receipts",
+        complexity: "O(N log(M)), N being the number of receipts and M the number of leased, delayed or dead jobs",
         arguments: &[
             QUEUE,
             RECEIPTS,
-            integer("delay-ms").after("DELAY"),
+            integer("ms").after("DELAY"),
             text("text").after("ERROR"),
             token("dead", "DEAD"),
         ],
@@ -234,7 +235,7 @@ pub const COMMANDS: [Spec; 22] = [
         since: FIRST,
         summary: "Shows a queue's jobs in one state, next to be served first, and changes nothing.",
         complexity: "O(N+M), N being the number of jobs shown and M the offset",
-        arguments: &[QUEUE, STATE, COUNT, integer("offset").after("OFFSET")],
+        arguments: &[QUEUE, STATE, COUNT, integer("m").after("OFFSET")],
     },
     Spec {
         route: Route::Queue(Verb::Job),
@@ -244,7 +245,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: READS,
         since: FIRST,
         summary: "Shows one job.",
-        complexity: "O(1)",
+        complexity: "O(log(N)), N being the number of jobs in its state",
         arguments: &[QUEUE, text("id")],
     },
     Spec {
@@ -255,7 +256,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: READS,
         since: FIRST,
         summary: "Says why a job does not run now.",
-        complexity: "O(N) with N jobs ahead, 10000 at most",
+        complexity: "O(N), N being the number of jobs ahead in its priority, 10000 at most",
         arguments: &[QUEUE, text("id")],
     },
     Spec {
@@ -266,7 +267,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: &["@read", "@slow", CATEGORY],
         since: FIRST,
         summary: "Goes through the names of all queues.",
-        complexity: "O(1) a call; O(N) for all, N being the number of keys in the database",
+        complexity: "O(n) a call; O(N) for all, N being the number of keys in the database",
         arguments: &[text("cursor"), text("glob").after("MATCH"), COUNT],
     },
     Spec {
@@ -277,7 +278,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: WRITES,
         since: FIRST,
         summary: "Removes jobs, whatever their state, and returns how many there were.",
-        complexity: "O(N), N being the number of ids",
+        complexity: "O(N log(M)), N being the number of ids and M the number of jobs in their states",
         arguments: &[QUEUE, text("id").many()],
     },
     Spec {
@@ -300,19 +301,27 @@ pub const COMMANDS: [Spec; 22] = [
         since: FIRST,
         summary: "Shows a queue's settings, or changes them for every proxy.",
         complexity: "O(N), N being the number of settings changed",
-        arguments: &[
-            Argument {
-                kind: Kind::OneOf(&[word("get", "GET"), word("set", "SET")]),
-                ..text("what")
-            },
-            QUEUE,
-            Argument {
-                kind: Kind::Block(&[text("field"), text("value")]),
-                optional: true,
-                multiple: true,
-                ..text("setting")
-            },
-        ],
+        arguments: &[Argument {
+            kind: Kind::OneOf(&[
+                Argument {
+                    kind: Kind::Block(&[word("GET"), QUEUE]),
+                    ..text("get")
+                },
+                Argument {
+                    kind: Kind::Block(&[
+                        word("SET"),
+                        QUEUE,
+                        Argument {
+                            kind: Kind::Block(&[text("field"), text("value")]),
+                            multiple: true,
+                            ..text("setting")
+                        },
+                    ]),
+                    ..text("set")
+                },
+            ]),
+            ..text("subcommand")
+        }],
     },
     Spec {
         route: Route::Queue(Verb::Pause),
@@ -326,7 +335,7 @@ pub const COMMANDS: [Spec; 22] = [
         arguments: &[
             QUEUE,
             Argument {
-                kind: Kind::OneOf(&[word("push", "PUSH"), word("pop", "POP"), word("all", "ALL")]),
+                kind: Kind::OneOf(&[word("PUSH"), word("POP"), word("ALL")]),
                 optional: true,
                 ..text("what")
             },
@@ -358,7 +367,7 @@ pub const COMMANDS: [Spec; 22] = [
                 kind: Kind::OneOf(&[
                     Argument {
                         optional: false,
-                        ..integer("count").after("COUNT")
+                        ..integer("n").after("COUNT")
                     },
                     text("id").many(),
                 ]),
@@ -386,7 +395,7 @@ pub const COMMANDS: [Spec; 22] = [
         categories: SETTINGS,
         since: FIRST,
         summary: "Removes a queue with its jobs, counters and settings, and returns whether there was one.",
-        complexity: "O(1); what the jobs held is freed beside Redis's work",
+        complexity: "O(1); Redis frees the memory beside its work",
         arguments: &[QUEUE],
     },
 ];
@@ -411,40 +420,30 @@ const QUEUE: Argument = text("queue");
 const PAYLOAD: Argument = text("payload");
 const RECEIPTS: Argument = text("receipt").many();
 const PRIORITY: Argument = Argument {
-    kind: Kind::OneOf(&[
-        word("urgent", "URGENT"),
-        word("high", "HIGH"),
-        word("normal", "NORMAL"),
-        word("low", "LOW"),
-    ]),
+    kind: Kind::OneOf(&[word("urgent"), word("high"), word("normal"), word("low")]),
     ..text("priority").after("PRIORITY")
 };
 const STATE: Argument = Argument {
-    kind: Kind::OneOf(&[
-        word("ready", "READY"),
-        word("delayed", "DELAYED"),
-        word("leased", "LEASED"),
-        word("dead", "DEAD"),
-    ]),
+    kind: Kind::OneOf(&[word("ready"), word("delayed"), word("leased"), word("dead")]),
     ..text("state").after("STATE")
 };
 const START: Argument = Argument {
     kind: Kind::OneOf(&[
         Argument {
             optional: false,
-            ..integer("delay-ms").after("DELAY")
+            ..integer("ms").after("DELAY")
         },
         Argument {
             optional: false,
             kind: Kind::UnixTime,
-            ..integer("unix-time-ms").after("AT")
+            ..integer("unix-ms").after("AT")
         },
     ]),
     optional: true,
     ..text("start")
 };
-const TTL: Argument = integer("ttl-ms").after("TTL");
-const RETRIES: Argument = integer("retries").after("RETRIES");
+const TTL: Argument = integer("ms").after("TTL");
+const RETRIES: Argument = integer("n").after("RETRIES");
 const BACKOFF: Argument = Argument {
     kind: Kind::Block(&[
         Argument {
@@ -456,20 +455,20 @@ const BACKOFF: Argument = Argument {
     optional: true,
     ..text("backoff")
 };
-const LEASE: Argument = integer("lease-ms").after("LEASE");
-const COUNT: Argument = integer("count").after("COUNT");
-const BLOCK: Argument = integer("block-ms").after("BLOCK");
+const LEASE: Argument = integer("ms").after("LEASE");
+const COUNT: Argument = integer("n").after("COUNT");
+const BLOCK: Argument = integer("ms").after("BLOCK");
 const NOACK: Argument = token("noack", "NOACK");
 const WITHMETA: Argument = token("withmeta", "WITHMETA");
 const BOUND: Argument = token("bound", "BOUND");
-const GROUPED: Argument = text("group").after("GROUP");
+const GROUPED: Argument = text("name").after("GROUP");
 const UNIQUE: Argument = Argument {
     kind: Kind::Block(&[
         Argument {
             optional: false,
             ..text("key").after("UNIQUE")
         },
-        integer("hold-ms").after("FOR"),
+        integer("ms").after("FOR"),
     ]),
     optional: true,
     ..text("unique")
@@ -519,9 +518,9 @@ const fn token(name: &'static str, token: &'static str) -> Argument {
 }
 
 /// One of several words to choose from.
-const fn word(name: &'static str, word: &'static str) -> Argument {
+const fn word(word: &'static str) -> Argument {
     Argument {
-        name,
+        name: word,
         kind: Kind::Token,
         token: word,
         optional: false,

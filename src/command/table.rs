@@ -92,7 +92,10 @@ impl Entry {
     }
 
     pub fn is_queue_command(&self) -> bool {
-        matches!(self.route, Route::Queue(_) | Route::Refuse(Refused::NotYet))
+        matches!(
+            self.route,
+            Route::Queue(_) | Route::ScanQueues | Route::Refuse(Refused::NotYet)
+        )
     }
 
     /// `COMMAND` names it.

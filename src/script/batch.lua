@@ -372,6 +372,10 @@ end
 
 if #apart > 0 and pushed ~= 'OOM' then
   pushed = pushed .. ':' .. table.concat(apart, ',')
+  if not known[5] and changes.pushed == -pushing then
+    call('HDEL', stats, 'stamp', 'pushed') -- refused its first push, the queue does not exist yet
+    changes.pushed = 0
+  end
 end
 
 -- Taking jobs from the heads of the lists, strictly by priority. Tombstones are passed over, a bounded number.

@@ -1,12 +1,14 @@
-//! That the documents keep up with the code: each command and each metric is in them, and their links lead somewhere.
-//! Whether what they say is true is shown by the other tests; README's tour has its own (`tour`).
+//! That the documents keep up with the code: each command is in them as the table has it, each metric too, and their links
+//! lead somewhere.
+//! Whether what they say is true is shown by the other tests; README's tour and the examples
+//! have their own (`tour`, `examples`).
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use millrace::command::queue::{COMMANDS, LATER};
+use millrace::command::queue::{Argument, COMMANDS, Kind, LATER, Spec};
 
 use crate::support::Proxy;
 
@@ -19,18 +21,87 @@ fn document(path: &str) -> String {
 }
 
 #[test]
-fn each_queue_command_is_explained_or_said_to_come_later() {
+fn each_queue_command_is_explained_as_the_table_has_it() {
     let text = document("docs/commands.md");
-    for command in &COMMANDS {
-        let name = command.name.to_uppercase();
-        let heading = format!("\n## {name}\n\n`{name} ");
-        assert!(
-            text.contains(&heading),
-            "{name} has no section that begins with its syntax"
-        );
+    for spec in &COMMANDS {
+        let name = spec.name.to_uppercase();
+        let section = text.split_once(&format!("\n## {name}\n")).map(|(_, rest)| rest);
+        let section = section.unwrap_or_else(|| panic!("{name} has no section"));
+        let section = section.split("\n## ").next().unwrap();
+        let unbroken = section.replace('\n', " ");
+        for part in [
+            format!(" `{}`  {}", syntax(spec), spec.summary),
+            "**Reply**: ".into(),
+            format!("**Cost**: {}", spec.complexity),
+            format!("**Since**: {}.", spec.since),
+        ] {
+            assert!(unbroken.contains(&part), "{name} lacks\n{part}");
+        }
+        assert!(section.contains(&format!("\n> {name} ")), "{name} has no example");
     }
     for name in LATER {
         assert!(text.contains(&name.to_uppercase()), "{name} is not named");
+    }
+}
+
+#[test]
+fn command_docs_say_what_the_table_says() {
+    let proxy = Proxy::embedded().start();
+    let mut client = proxy.client();
+    for is_resp3 in [false, true] {
+        if is_resp3 {
+            client.hello3();
+        }
+        for spec in &COMMANDS {
+            let docs = client.call(&["COMMAND", "DOCS", spec.name]).field(spec.name);
+            for (field, told) in [
+                ("summary", spec.summary),
+                ("complexity", spec.complexity),
+                ("since", spec.since),
+            ] {
+                assert_eq!(docs.field(field).text(), told, "{}", spec.name);
+            }
+            let told = docs.field("arguments").items().len();
+            assert_eq!(told, spec.arguments.len(), "arguments of {}", spec.name);
+        }
+    }
+}
+
+/// A command with its arguments, as documentation writes them.
+fn syntax(spec: &Spec) -> String {
+    let arguments = spec.arguments.iter().map(written);
+    std::iter::once(spec.name.to_uppercase())
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn written(argument: &Argument) -> String {
+    let list = |parts: &[Argument]| parts.iter().map(written).collect::<Vec<_>>();
+    let value = match argument.kind {
+        Kind::Text | Kind::Integer | Kind::UnixTime => argument.name.to_owned(),
+        Kind::Token => String::new(),
+        Kind::Block(parts) => list(parts).join(" "),
+        Kind::OneOf(choices) => {
+            let choices = list(choices);
+            let between = if choices.iter().any(|choice| choice.contains(' ')) {
+                " | "
+            } else {
+                "|"
+            };
+            choices.join(between)
+        }
+    };
+    let one = match (argument.token, value.as_str()) {
+        ("", value) => value.to_owned(),
+        (token, "") => token.to_owned(),
+        (token, value) => format!("{token} {value}"),
+    };
+    match (argument.optional, argument.multiple) {
+        (true, true) => format!("[{one} …]"),
+        (true, false) => format!("[{one}]"),
+        (false, true) => format!("{one} [{one} …]"),
+        (false, false) => one,
     }
 }
 

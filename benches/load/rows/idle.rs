@@ -1,5 +1,5 @@
-//! What it costs to have clients that do nothing: memory for each idle connection, and the commands that a proxy with
-//! a hundred parked consumers sends to a Redis where nothing happens.
+//! What it costs to have clients that do nothing: memory for each idle connection, and the connections and commands that
+//! parked consumers cost a Redis where nothing happens.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Settings, redis_and_proxy, redis_and_proxy_with};
 use crate::peers::Peer;
-use crate::support::Client;
+use crate::support::{Client, Proxy, RedisServer};
 use crate::table::{Goal, Report, Row};
 use crate::usage::{raise_open_files, resident_bytes};
 
@@ -16,6 +16,7 @@ const ROOM: usize = 100; // for the connections that only look; more, and the pr
 const SPARE_FILES: u64 = 500; // the servers' own, and ours
 
 const PARKED: usize = 100;
+const QUEUES: usize = 100;
 const SETTLE: Duration = Duration::from_secs(2);
 const WATCHED: Duration = Duration::from_secs(10);
 const END: &str = "the-end-of-the-watch";
@@ -63,13 +64,65 @@ fn one_set(address: &str) -> Result<Client> {
 /// Commands a second from a proxy with a hundred blocked pops.
 pub fn commands(settings: &Settings, report: &mut Report) -> Result<()> {
     let (redis, proxy) = redis_and_proxy(settings.workers);
-    let mut parked = Vec::new();
-    for _ in 0..PARKED {
-        let mut client = proxy.client();
-        client.send(&["QPOP", "idle", "BLOCK", "0"]);
+    let parked = park(&proxy, PARKED, 1)?;
+    report.row(Row {
+        what: format!("Commands to Redis, {PARKED} blocked pops, idle"),
+        unit: "a second",
+        ours: commands_a_second(&redis),
+        peer: None,
+        goal: Goal::Value(5.0),
+        aim: None,
+    });
+    drop(parked);
+    Ok(())
+}
+
+/// Ten thousand pops that wait in a hundred queues: the connections to Redis that they add, and commands a second.
+pub fn blocked(settings: &Settings, report: &mut Report) -> Result<()> {
+    let clients = CLIENTS.min(raise_open_files()?.saturating_sub(SPARE_FILES) as usize);
+    let max_clients = (CLIENTS + ROOM).to_string();
+    let (redis, proxy) = redis_and_proxy_with(settings.workers, |plan| plan.set("limits.max_clients", &max_clients));
+    proxy.client().run("QPOP warm-up BLOCK 1"); // every connection that one waiting pop needs is there
+    let connections = || redis.info("connected_clients").parse::<f64>();
+    let before = connections()?;
+    let parked = park(&proxy, clients, QUEUES)?;
+    report.row(Row {
+        what: format!("Connections to Redis that {clients} blocked pops add"),
+        unit: "",
+        ours: connections()? - before,
+        peer: None,
+        goal: Goal::Value(0.0),
+        aim: None,
+    });
+    report.row(Row {
+        what: format!("Commands to Redis, {clients} blocked pops, {QUEUES} queues, idle"),
+        unit: "a second",
+        ours: commands_a_second(&redis),
+        peer: None,
+        goal: Goal::Value(20.0),
+        aim: None,
+    });
+    drop(parked);
+    Ok(())
+}
+
+/// Pops that wait, spread over so many queues, when all of them are parked.
+fn park(proxy: &Proxy, clients: usize, queues: usize) -> Result<Vec<Client>> {
+    let mut parked = Vec::with_capacity(clients);
+    for n in 0..clients {
+        let mut client = Client::connect(&proxy.address())?;
+        client.try_send(&["QPOP", &format!("idle-{}", n % queues), "BLOCK", "0"])?;
         parked.push(client);
     }
     std::thread::sleep(SETTLE);
+    let info = proxy.client().run("INFO queues").text();
+    let blocked = format!("queue_blocked_pops:{clients}\r");
+    anyhow::ensure!(info.contains(&blocked), "not all of {clients} pops wait: {info}");
+    Ok(parked)
+}
+
+/// What Redis is sent while nothing happens.
+fn commands_a_second(redis: &RedisServer) -> f64 {
     let mut monitor = redis.client();
     monitor.send(&["MONITOR"]);
     std::thread::sleep(WATCHED);
@@ -83,13 +136,5 @@ pub fn commands(settings: &Settings, report: &mut Report) -> Result<()> {
             () => sent += 1,
         }
     }
-    report.row(Row {
-        what: format!("Commands to Redis, {PARKED} blocked pops, idle"),
-        unit: "a second",
-        ours: f64::from(sent) / WATCHED.as_secs_f64(),
-        peer: None,
-        goal: Goal::Value(5.0),
-        aim: None,
-    });
-    Ok(())
+    f64::from(sent) / WATCHED.as_secs_f64()
 }

@@ -6,6 +6,7 @@ pub mod idle;
 pub mod jobs;
 pub mod latency;
 pub mod plain;
+pub mod waiting;
 
 use crate::support::proxy::ProxyPlan;
 use crate::support::{Proxy, RedisServer};
