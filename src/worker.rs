@@ -222,12 +222,12 @@ impl Worker {
                         error = self.read_pipe(index, &stream) => error,
                         () = topology.other_than(primary.as_ref()) => LinkError::Moved,
                     };
-                    warn!(worker = name, %error, "connection to redis lost");
+                    warn!(worker = name, error = error.in_full(), "connection to redis lost");
                     self.hub.borrow_mut().pipe_down(index, error.to_string());
                 }
                 Err(error) => {
                     if self.hub.borrow_mut().pipe_trouble(index, error.to_string()) {
-                        warn!(worker = name, %error, "redis cannot be used");
+                        warn!(worker = name, error = error.in_full(), "redis cannot be used");
                     }
                 }
             }

@@ -74,7 +74,10 @@ pub struct Upstream {
     pub password_file: Option<PathBuf>,
     /// The database in which the queues live and clients begin, as `SELECT` numbers them.
     pub database: Count,
-    /// *Not yet supported.* TLS to Redis: `ca`, `cert`, `key`, `server_name`.
+    /// TLS to Redis, and in sentinel mode to the sentinels too: `ca` (else the platform's certificate authorities are
+    /// trusted), `cert` and `key` (the proxy's own, PEM), `server_name` (else the host connected to must stand in the
+    /// server's certificate). `{}` takes all defaults. The files are read again when they change. Not used in embedded
+    /// mode.
     pub tls: Option<UpstreamTls>,
     /// *Not yet supported.* Which nodes answer plain read-only commands: `primary`, `replica`, `prefer-replica`. Queue
     /// commands always go to primaries.

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fmt};
 
@@ -30,6 +31,7 @@ pub use layers::{ConfigError, Key, Layers, Place};
 pub use units::{Endpoint, Rate};
 
 use crate::secret::Secret;
+use crate::upstream::tls::Tls;
 use pattern::Patterns;
 
 /// Everything that the configuration decides, validated.
@@ -61,6 +63,8 @@ pub struct Listen {
 pub struct Upstream {
     pub source: Source,
     pub credentials: Option<Credentials>,
+    /// None: TCP as it is.
+    pub tls: Option<Arc<Tls>>,
     pub database: u32,
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
@@ -70,7 +74,7 @@ pub struct Upstream {
 }
 
 /// How the primary is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Source {
     Embedded(Embedded),
     Single(Endpoint),
@@ -78,13 +82,15 @@ pub enum Source {
 }
 
 /// Who is asked for the primary, and as whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Sentinels {
     /// At least one.
     pub endpoints: Vec<Endpoint>,
     /// The primary's name with them.
     pub master: String,
     pub credentials: Option<Credentials>,
+    /// As for Redis itself.
+    pub tls: Option<Arc<Tls>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,6 +24,13 @@ fn error(text: &str) -> String {
     config(text, &[]).expect_err("this file is wrong")
 }
 
+fn single(config: &Config) -> &Endpoint {
+    let Source::Single(endpoint) = &config.upstream.source else {
+        panic!("not single mode: {:?}", config.upstream.source)
+    };
+    endpoint
+}
+
 #[test]
 fn the_shipped_file_holds_every_default() {
     let shipped: File = toml::from_str(SHIPPED).expect("proxy.toml is right");
@@ -78,10 +85,7 @@ fn what_is_written_takes_effect() {
     "#;
     let config = config(text, &[]).expect("the file is right");
     assert_eq!((config.listen.addresses.len(), config.listen.workers), (2, 3));
-    assert_eq!(
-        config.upstream.source,
-        Source::Single(Endpoint::Unix("/run/redis.sock".into()))
-    );
+    assert_eq!(single(&config), &Endpoint::Unix("/run/redis.sock".into()));
     assert_eq!(
         config
             .upstream
@@ -176,6 +180,26 @@ fn an_error_names_the_file_the_line_the_key_and_what_was_expected() {
             "[upstream]\nmode = \"sentinel\"\nmaster = \"\"",
             "proxy.toml:3: upstream.master: expected",
         ),
+        (
+            "[upstream]\nmode = \"single\"\ntls = { ca = \"/nowhere.pem\" }",
+            "proxy.toml:3: upstream.tls.ca: expected a file that can be read: /nowhere.pem: No such file",
+        ),
+        (
+            "[upstream]\nmode = \"single\"\ntls = { cert = \"client.pem\" }",
+            "proxy.toml:3: upstream.tls.cert: expected a key with it",
+        ),
+        (
+            "[upstream]\nmode = \"single\"\ntls = { ca = \"Cargo.toml\" }",
+            "proxy.toml:3: upstream.tls.ca: Cargo.toml holds no certificate",
+        ),
+        (
+            "[upstream]\nmode = \"single\"\ntls = { ca = \"tests/certificates/ec.pem\", server_name = \"a b\" }",
+            "proxy.toml:3: upstream.tls.server_name: expected a host name",
+        ),
+        (
+            "[upstream]\nmode = \"single\"\naddress = \"/run/redis.sock\"\ntls = {}",
+            "proxy.toml:4: upstream.tls: expected none with a unix socket",
+        ),
         ("[log]\nlevel = info", "proxy.toml:2: "),
         ("[log]\nlevel = \"info\"\nlevel = \"info\"", "proxy.toml:3: "),
     ];
@@ -196,7 +220,6 @@ fn what_comes_later_is_refused_unless_it_has_its_default() {
         ("[upstream]\nseeds = [\"a:1\"]", "upstream.seeds"),
         ("[upstream]\nread_from = \"replica\"", "upstream.read_from"),
         ("[upstream]\nconnections = 2", "upstream.connections"),
-        ("[upstream.tls]\nca = \"ca.pem\"", "upstream.tls"),
         ("[admin]\ntoken = \"t\"", "admin.token"),
         ("[queues.\"a\"]\npartitions = 2", "queues.a.partitions"),
         (
@@ -234,7 +257,7 @@ fn the_environment_wins_over_the_file() {
     let text =
         "[upstream]\nmode = \"embedded\"\npassword_file = \"/nowhere\"\n[queues.\"*\"]\nlease = \"1s\"\nretries = 9";
     let config = config(text, &environment).expect("file and environment are right");
-    assert_eq!(config.upstream.source, Source::Single(Endpoint::local(6379)));
+    assert_eq!(single(&config), &Endpoint::local(6379));
     assert_eq!(
         config
             .upstream

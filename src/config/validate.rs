@@ -3,16 +3,18 @@
 
 use std::fs;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{self, File, Mode, ReadFrom};
 use super::layers::{ConfigError, Layers};
 use super::pattern::Patterns;
-use super::units::{Count, Period, Size};
+use super::units::{Count, Endpoint, Period, Size};
 use super::{Config, Credentials, Embedded, Limits, Listen, Log, Sentinels, Source, Upstream, User, machine};
 use crate::queue::operation::QueueName;
 use crate::queue::settings::MAX_LEN;
 use crate::secret::Secret;
+use crate::upstream::tls::{Tls, TlsSettings};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -48,10 +50,9 @@ fn refuse_what_comes_later(layers: &Layers, file: &File) -> Result<()> {
         let problem = "this mode is not yet supported, expected `embedded`, `single` or `sentinel`";
         return Err(layers.refuse(&["upstream", "mode"], problem));
     }
-    let later: [(&[&str], bool); 6] = [
+    let later: [(&[&str], bool); 5] = [
         (&["listen", "tls"], file.listen.tls.is_some()),
         (&["upstream", "seeds"], upstream.seeds != plain.seeds),
-        (&["upstream", "tls"], upstream.tls.is_some()),
         (&["upstream", "read_from"], upstream.read_from != ReadFrom::Primary),
         (&["upstream", "connections"], upstream.connections != plain.connections),
         (&["admin", "token"], file.admin.token.is_some()),
@@ -107,9 +108,13 @@ fn listen(layers: &Layers, listen: &file::Listen) -> Result<Listen> {
 
 fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
     let key = |key| ["upstream", key];
+    let tls = match &upstream.tls {
+        Some(tls) if upstream.mode != Mode::Embedded => Some(Arc::new(upstream_tls(layers, upstream, tls)?)),
+        _ => None,
+    };
     let source = match upstream.mode {
         Mode::Embedded => Source::Embedded(embedded(layers, &upstream.embedded)?),
-        Mode::Sentinel => Source::Sentinel(sentinels(layers, upstream)?),
+        Mode::Sentinel => Source::Sentinel(sentinels(layers, upstream, tls.clone())?),
         _ => Source::Single(upstream.address.clone()),
     };
     let database = match source {
@@ -123,6 +128,7 @@ fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
             credentials(layers, upstream)?
         },
         source,
+        tls,
         database: u32::try_from(count(layers, &key("database"), upstream.database, database)?).unwrap_or_default(),
         connect_timeout: period(
             layers,
@@ -146,7 +152,27 @@ fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
     })
 }
 
-fn sentinels(layers: &Layers, upstream: &file::Upstream) -> Result<Sentinels> {
+fn upstream_tls(layers: &Layers, upstream: &file::Upstream, tls: &file::UpstreamTls) -> Result<Tls> {
+    let refuse = |key, problem: String| layers.refuse(&["upstream", "tls", key], problem);
+    if let (Mode::Single, Endpoint::Unix(_)) = (upstream.mode, &upstream.address) {
+        let problem = "expected none with a unix socket as the address";
+        return Err(layers.refuse(&["upstream", "tls"], problem));
+    }
+    let identity = match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+        (None, None) => None,
+        (Some(_), None) => return Err(refuse("cert", "expected a key with it".to_owned())),
+        (None, Some(_)) => return Err(refuse("key", "expected a cert with it".to_owned())),
+    };
+    let settings = TlsSettings {
+        ca: tls.ca.clone(),
+        identity,
+        server_name: tls.server_name.clone(),
+    };
+    Tls::load(settings).map_err(|error| refuse(error.key, error.problem))
+}
+
+fn sentinels(layers: &Layers, upstream: &file::Upstream, tls: Option<Arc<Tls>>) -> Result<Sentinels> {
     if upstream.sentinels.is_empty() {
         return Err(layers.refuse(&["upstream", "sentinels"], "expected at least one address"));
     }
@@ -164,6 +190,7 @@ fn sentinels(layers: &Layers, upstream: &file::Upstream) -> Result<Sentinels> {
         endpoints: upstream.sentinels.clone(),
         master: upstream.master.clone(),
         credentials: password.map(|password| Credentials { username, password }),
+        tls,
     })
 }
 

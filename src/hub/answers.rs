@@ -149,7 +149,7 @@ impl Hub {
                 Ok(written) => {
                     self.counters.bytes_out.add(written as u64);
                     client.replies.wrote(written);
-                    client.blocked = !client.replies.unsent().is_empty();
+                    client.blocked = !client.replies.unsent().is_empty() || client.stream.is_behind();
                 }
                 Err(_) => return client.close(Close::Now),
             }

@@ -431,7 +431,7 @@ impl Hub {
             }
             match write_some(stream, unsent) {
                 Ok(written) => {
-                    state.blocked = written < unsent.len();
+                    state.blocked = written < unsent.len() || stream.is_behind();
                     state.pipe.wrote(written);
                     state.written(now);
                     state.silent_since.get_or_insert(now);

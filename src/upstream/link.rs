@@ -15,12 +15,16 @@ use crate::resp::frame::{Frame, FrameScanner};
 use crate::resp::{OwnedRequest, Protocol};
 use crate::script::Scripts;
 use crate::stream::Stream;
+use crate::upstream::tls::Tls;
 
 /// Why there is no connection. Its text may be shown to clients: it names no host.
 #[derive(Debug, Error)]
 pub enum LinkError {
     #[error("no connection to Redis: {0}")]
     Connect(io::Error),
+    /// Why is for the operator alone ([`LinkError::in_full`]): it may name hosts.
+    #[error("no TLS with Redis, the proxy's log says why")]
+    Tls(io::Error),
     #[error("Redis did not answer within {0:?}")]
     Silent(Duration),
     #[error("the connection to Redis was lost: {0}")]
@@ -37,6 +41,16 @@ pub enum LinkError {
     Moved,
     #[error("it is not known which Redis is the primary")]
     NoPrimary,
+}
+
+impl LinkError {
+    /// For the log and not for clients.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Tls(error) => format!("no TLS with Redis: {error}"),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// What a pipe is for: replies in which protocol, keys of which database.
@@ -61,8 +75,8 @@ pub struct Greeting<'a> {
 /// Connects and greets. Returns the stream, ready for requests.
 pub async fn connect(endpoint: &Endpoint, config: &Config, greeting: &Greeting<'_>) -> Result<Stream, LinkError> {
     let upstream = &config.upstream;
-    let stream = match timeout(upstream.connect_timeout, open(endpoint)).await {
-        Ok(stream) => stream.map_err(LinkError::Connect)?,
+    let stream = match timeout(upstream.connect_timeout, open(endpoint, upstream.tls.as_deref())).await {
+        Ok(stream) => stream?,
         Err(_) => return Err(LinkError::Silent(upstream.connect_timeout)),
     };
     match timeout(upstream.response_timeout, greet(&stream, config, greeting)).await {
@@ -71,18 +85,28 @@ pub async fn connect(endpoint: &Endpoint, config: &Config, greeting: &Greeting<'
     }
 }
 
-/// A bare connection, nothing said over it yet.
-pub async fn open(endpoint: &Endpoint) -> io::Result<Stream> {
-    match endpoint {
-        Endpoint::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15));
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(Stream::Tcp(stream))
+/// A connection over which no command was sent yet.
+pub async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<Stream, LinkError> {
+    let (host, port) = match endpoint {
+        Endpoint::Tcp { host, port } => (host.as_str(), *port),
+        Endpoint::Unix(path) => {
+            let stream = UnixStream::connect(path).await;
+            return stream.map(Stream::Unix).map_err(LinkError::Connect);
         }
-        Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+    };
+    let stream = open_tcp(host, port).await.map_err(LinkError::Connect)?;
+    match tls {
+        Some(tls) => tls.over(stream, host).await.map_err(LinkError::Tls),
+        None => Ok(Stream::Tcp(stream)),
     }
+}
+
+async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15));
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
 }
 
 async fn greet(stream: &Stream, config: &Config, greeting: &Greeting<'_>) -> Result<(), LinkError> {
@@ -151,7 +175,7 @@ fn check(words: &[String], reply: &[u8]) -> Result<(), LinkError> {
 pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError> {
     let request = OwnedRequest::from_words(words);
     let mut unsent = request.as_request().raw();
-    while !unsent.is_empty() {
+    while !unsent.is_empty() || stream.is_behind() {
         poll_fn(|cx| stream.poll_write_ready(cx))
             .await
             .map_err(LinkError::Lost)?;

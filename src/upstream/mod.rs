@@ -2,6 +2,7 @@
 //!
 //! - [`embedded`]: a redis-server of our own, started, watched and ended.
 //! - [`link`]: a new connection, until it may be used.
+//! - [`tls`]: whom to trust on the way there, and as whom to come.
 //! - [`topology`]: who the primary is; [`sentinel`] finds out by asking sentinels.
 //! - [`pipe`]: the requests of many clients on one connection, and what becomes of them when it is lost.
 
@@ -9,4 +10,5 @@ pub mod embedded;
 pub mod link;
 pub mod pipe;
 pub mod sentinel;
+pub mod tls;
 pub mod topology;

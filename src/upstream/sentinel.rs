@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -71,7 +71,7 @@ async fn ask_all(settings: &Sentinels, learned: &[Endpoint], patience: Duration)
     let mut asking = JoinSet::new();
     for sentinel in settings.endpoints.iter().chain(learned) {
         let (sentinel, settings) = (sentinel.clone(), settings.clone());
-        asking.spawn(async move {
+        asking.spawn_local(async move {
             let word = match timeout(patience, ask(&sentinel, &settings)).await {
                 Ok(word) => word,
                 Err(_) => Err("it does not answer".to_owned()),
@@ -130,8 +130,8 @@ fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
 }
 
 async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
-    let lost = |error: LinkError| error.to_string();
-    let stream = link::open(sentinel).await.map_err(|error| error.to_string())?;
+    let lost = |error: LinkError| error.in_full();
+    let stream = link::open(sentinel, settings.tls.as_deref()).await.map_err(lost)?;
     let call = async |words: &[&str]| {
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
         let reply = link::call(&stream, &words).await.map_err(lost)?;
@@ -211,7 +211,7 @@ pub fn start(settings: Sentinels, connect_timeout: Duration) -> std::io::Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("sentinel".to_owned())
-        .spawn(move || runtime.block_on(watch(settings, connect_timeout, watcher)))?;
+        .spawn(move || LocalSet::new().block_on(&runtime, watch(settings, connect_timeout, watcher)))?;
     Ok(topology)
 }
 

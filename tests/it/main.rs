@@ -23,5 +23,6 @@ mod refusals;
 mod scripts;
 mod sentinel;
 mod servers;
+mod tls;
 mod tour;
 mod transcripts;

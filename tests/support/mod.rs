@@ -3,6 +3,7 @@
 //! was given, and they die with it. There is no fake Redis here, no shared server and no waiting by the clock:
 //! whatever takes time is waited for by `wait_until`, with a deadline and a name for what did not come.
 
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod pattern;

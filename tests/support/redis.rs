@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::certificates::Certificates;
 use super::process::Process;
 use super::{Client, PATIENCE, Reply, free_port, wait_until};
 
@@ -23,12 +24,23 @@ impl RedisServer {
 
     /// Further arguments as redis-server takes them: `&["--appendonly", "yes"]`.
     pub fn start_with(arguments: &[&str]) -> RedisServer {
+        Self::start_on(free_port(), arguments.iter().map(|a| a.to_string()).collect())
+    }
+
+    /// Its port takes TLS alone, from those who show a certificate.
+    pub fn start_tls(certificates: &Certificates) -> RedisServer {
+        let port = free_port();
+        let settings = certificates.server_settings(port);
+        let settings = settings.into_iter().map(|(name, value)| [format!("--{name}"), value]);
+        let arguments = [["--port".to_owned(), "0".to_owned()]].into_iter().chain(settings);
+        Self::start_on(port, arguments.flatten().collect())
+    }
+
+    fn start_on(port: u16, arguments: Vec<String>) -> RedisServer {
         let dir = tempfile::Builder::new()
             .prefix("redis-")
             .tempdir()
             .expect("a temporary directory");
-        let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
-        let port = free_port();
         let process = launch(dir.path(), port, &arguments);
         let mut server = RedisServer {
             process,

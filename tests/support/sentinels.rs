@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::certificates::Certificates;
 use super::process::Process;
 use super::{Client, RedisServer, free_port, wait_until};
 
@@ -23,7 +24,9 @@ pub struct SentinelSet {
 struct Sentinel {
     _process: Process, // before `dir`: it goes before its files
     _dir: TempDir,
+    /// Without TLS: the tests' own.
     port: u16,
+    tls_port: Option<u16>,
 }
 
 impl SentinelSet {
@@ -34,7 +37,21 @@ impl SentinelSet {
     /// The sentinels ask for this one; the servers for none.
     pub fn with_password(password: Option<&'static str>) -> SentinelSet {
         let quick = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
-        let servers: Vec<_> = (0..3).map(|_| RedisServer::start_with(&quick)).collect();
+        let servers = (0..3).map(|_| RedisServer::start_with(&quick)).collect();
+        Self::watch(servers, password, None)
+    }
+
+    /// All of them speak TLS to each other and to the proxy, and nothing else.
+    pub fn start_tls(certificates: &Certificates) -> SentinelSet {
+        let servers = (0..3).map(|_| RedisServer::start_tls(certificates)).collect();
+        Self::watch(servers, None, Some(certificates))
+    }
+
+    fn watch(
+        servers: Vec<RedisServer>,
+        password: Option<&'static str>,
+        certificates: Option<&Certificates>,
+    ) -> SentinelSet {
         let port = servers[0].port();
         for replica in &servers[1..] {
             replica.client().call(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
@@ -44,7 +61,7 @@ impl SentinelSet {
                 replica.info("master_link_status") == "up"
             });
         }
-        let sentinels = (0..3).map(|_| Sentinel::start(port, password)).collect();
+        let sentinels = (0..3).map(|_| Sentinel::start(port, password, certificates)).collect();
         let set = SentinelSet {
             sentinels,
             servers,
@@ -63,7 +80,8 @@ impl SentinelSet {
 
     /// One of them alone, as TOML: it names the others.
     pub fn addresses(&self) -> String {
-        format!("[\"127.0.0.1:{}\"]", self.sentinels[0].port)
+        let sentinel = &self.sentinels[0];
+        format!("[\"127.0.0.1:{}\"]", sentinel.tls_port.unwrap_or(sentinel.port))
     }
 
     pub fn client(&self) -> Client {
@@ -82,7 +100,7 @@ impl SentinelSet {
 }
 
 impl Sentinel {
-    fn start(primary: u16, password: Option<&str>) -> Sentinel {
+    fn start(primary: u16, password: Option<&str>, certificates: Option<&Certificates>) -> Sentinel {
         let dir = tempfile::Builder::new()
             .prefix("sentinel-")
             .tempdir()
@@ -97,6 +115,11 @@ impl Sentinel {
         if let Some(password) = password {
             settings += &format!("requirepass {password}\nsentinel sentinel-pass {password}\n");
         }
+        let tls_port = certificates.map(|_| free_port());
+        for (certificates, port) in certificates.into_iter().zip(tls_port) {
+            let lines = certificates.server_settings(port).into_iter();
+            settings.extend(lines.map(|(name, value)| format!("{name} {value}\n")));
+        }
         let path = dir.path().join("sentinel.conf");
         fs::write(&path, settings).expect("the configuration can be written");
         let mut command = Command::new("redis-server");
@@ -106,6 +129,7 @@ impl Sentinel {
             _process: process,
             _dir: dir,
             port,
+            tls_port,
         };
         wait_until(WITHIN, "the sentinel answers", || {
             let client = Client::connect(&format!("127.0.0.1:{port}"));
