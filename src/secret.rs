@@ -1,7 +1,10 @@
 //! A value that must never be shown: passwords and tokens of the configuration. It prints as `***` wherever it is
 //! printed (logs, errors, `millrace check`); only who calls `expose` sees it. It does not guard memory against dumps.
+//! And a [`Password`], which may stand in a file of its own that changes while the proxy runs.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::{fmt, fs};
 
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -17,6 +20,32 @@ impl Secret {
     /// The value itself: for the wire, never for people.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Password {
+    Written(Secret),
+    /// One line break at the end of the file is not part of it.
+    File(PathBuf),
+}
+
+impl Password {
+    /// As it is now; else what is wrong with its file.
+    pub fn read(&self) -> Result<Cow<'_, Secret>, String> {
+        let path = match self {
+            Self::Written(secret) => return Ok(Cow::Borrowed(secret)),
+            Self::File(path) => path,
+        };
+        let text = fs::read_to_string(path)
+            .map_err(|error| format!("expected a file that can be read: {}: {error}", path.display()))?;
+        let line = text
+            .strip_suffix('\n')
+            .map(|line| line.strip_suffix('\r').unwrap_or(line));
+        match line.unwrap_or(&text) {
+            "" => Err(format!("expected a password in {}, found nothing", path.display())),
+            password => Ok(Cow::Owned(Secret::new(password))),
+        }
     }
 }
 

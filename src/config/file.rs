@@ -70,7 +70,8 @@ pub struct Upstream {
     pub username: Option<String>,
     /// The password. Not used in embedded mode.
     pub password: Option<Secret>,
-    /// A file that holds the password, instead of `password`. One line break at its end is not part of it.
+    /// A file that holds the password, instead of `password`; each new connection reads it again. One line break at its
+    /// end is not part of it.
     pub password_file: Option<PathBuf>,
     /// The database in which the queues live and clients begin, as `SELECT` numbers them.
     pub database: Count,

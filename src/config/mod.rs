@@ -30,7 +30,7 @@ mod validate;
 pub use layers::{ConfigError, Key, Layers, Place};
 pub use units::{Endpoint, Rate};
 
-use crate::secret::Secret;
+use crate::secret::Password;
 use crate::upstream::tls::Tls;
 use pattern::Patterns;
 
@@ -104,7 +104,7 @@ pub struct Embedded {
 pub struct Credentials {
     /// None: Redis's `default` user.
     pub username: Option<String>,
-    pub password: Secret,
+    pub password: Password,
 }
 
 /// What a queue starts with.

@@ -24,6 +24,11 @@ fn error(text: &str) -> String {
     config(text, &[]).expect_err("this file is wrong")
 }
 
+fn password(config: &Config) -> Option<String> {
+    let credentials = config.upstream.credentials.as_ref()?;
+    Some(credentials.password.read().ok()?.expose().to_owned())
+}
+
 fn single(config: &Config) -> &Endpoint {
     let Source::Single(endpoint) = &config.upstream.source else {
         panic!("not single mode: {:?}", config.upstream.source)
@@ -86,14 +91,7 @@ fn what_is_written_takes_effect() {
     let config = config(text, &[]).expect("the file is right");
     assert_eq!((config.listen.addresses.len(), config.listen.workers), (2, 3));
     assert_eq!(single(&config), &Endpoint::Unix("/run/redis.sock".into()));
-    assert_eq!(
-        config
-            .upstream
-            .credentials
-            .as_ref()
-            .map(|credentials| credentials.password.expose()),
-        Some("hunter2")
-    );
+    assert_eq!(password(&config), Some("hunter2".to_owned()));
     assert_eq!(config.upstream.database, 4);
     assert_eq!(config.queue(b"email-eu").lease, Duration::from_secs(120));
     assert_eq!(config.queue(b"email-eu").retries, 20);
@@ -258,14 +256,7 @@ fn the_environment_wins_over_the_file() {
         "[upstream]\nmode = \"embedded\"\npassword_file = \"/nowhere\"\n[queues.\"*\"]\nlease = \"1s\"\nretries = 9";
     let config = config(text, &environment).expect("file and environment are right");
     assert_eq!(single(&config), &Endpoint::local(6379));
-    assert_eq!(
-        config
-            .upstream
-            .credentials
-            .as_ref()
-            .map(|credentials| credentials.password.expose()),
-        Some("12345")
-    );
+    assert_eq!(password(&config), Some("12345".to_owned()));
     assert_eq!((config.listen.addresses.len(), config.listen.workers), (2, 5));
     assert_eq!((config.queue(b"a").lease.as_secs(), config.queue(b"a").retries), (7, 9));
     assert_eq!(config.queue(b"Email-1").retries, 3);
@@ -352,10 +343,7 @@ fn a_password_file_is_read_without_its_line_break() {
     assert!(error(&text).contains("upstream.password_file: expected a file that can be read"));
     std::fs::write(&path, "hunter 2 \r\n").expect("a file");
     let config = config(&text, &[]).expect("the file is right");
-    assert_eq!(
-        config.upstream.credentials.map(|credentials| credentials.password),
-        Some(crate::secret::Secret::new("hunter 2 "))
-    );
+    assert_eq!(password(&config), Some("hunter 2 ".to_owned()));
     assert!(error(&format!("{text}\npassword = \"x\"")).contains("found both"));
 }
 

@@ -1,7 +1,6 @@
 //! From the file's mirror to `Config`: every value in its range, nothing asked for that is not built yet, everything
 //! that depends on the machine or on another file resolved. The first fault found is the one reported.
 
-use std::fs;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use super::units::{Count, Endpoint, Period, Size};
 use super::{Config, Credentials, Embedded, Limits, Listen, Log, Sentinels, Source, Upstream, User, machine};
 use crate::queue::operation::QueueName;
 use crate::queue::settings::MAX_LEN;
-use crate::secret::Secret;
+use crate::secret::Password;
 use crate::upstream::tls::{Tls, TlsSettings};
 
 type Result<T> = std::result::Result<T, ConfigError>;
@@ -189,7 +188,10 @@ fn sentinels(layers: &Layers, upstream: &file::Upstream, tls: Option<Arc<Tls>>) 
     Ok(Sentinels {
         endpoints: upstream.sentinels.clone(),
         master: upstream.master.clone(),
-        credentials: password.map(|password| Credentials { username, password }),
+        credentials: password.map(|password| Credentials {
+            username,
+            password: Password::Written(password),
+        }),
         tls,
     })
 }
@@ -224,21 +226,12 @@ fn credentials(layers: &Layers, upstream: &file::Upstream) -> Result<Option<Cred
                 "expected either this or password, found both",
             ));
         }
-        (password, None) => password,
+        (password, None) => password.map(Password::Written),
         (None, Some(path)) => {
-            let refuse = |problem: String| layers.refuse(&["upstream", "password_file"], problem);
-            let text = fs::read_to_string(path)
-                .map_err(|error| refuse(format!("expected a file that can be read: {}: {error}", path.display())))?;
-            let password = text
-                .strip_suffix('\n')
-                .map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-            if password.is_empty() {
-                return Err(refuse(format!(
-                    "expected a password in {}, found nothing",
-                    path.display()
-                )));
-            }
-            Some(Secret::new(password))
+            let file = Password::File(path.clone());
+            let read = file.read().map(drop);
+            read.map_err(|problem| layers.refuse(&["upstream", "password_file"], problem))?;
+            Some(file)
         }
     };
     match (username, password) {

@@ -14,6 +14,7 @@ use crate::config::{Config, Endpoint};
 use crate::resp::frame::{Frame, FrameScanner};
 use crate::resp::{OwnedRequest, Protocol};
 use crate::script::Scripts;
+use crate::secret::Secret;
 use crate::stream::Stream;
 use crate::upstream::tls::Tls;
 
@@ -25,6 +26,9 @@ pub enum LinkError {
     /// Why is for the operator alone ([`LinkError::in_full`]): it may name hosts.
     #[error("no TLS with Redis, the proxy's log says why")]
     Tls(io::Error),
+    /// Why is for the operator alone too: it names the file.
+    #[error("the password for Redis cannot be read, the proxy's log says why")]
+    Password(String),
     #[error("Redis did not answer within {0:?}")]
     Silent(Duration),
     #[error("the connection to Redis was lost: {0}")]
@@ -48,6 +52,7 @@ impl LinkError {
     pub fn in_full(&self) -> String {
         match self {
             Self::Tls(error) => format!("no TLS with Redis: {error}"),
+            Self::Password(problem) => format!("the password for Redis cannot be read: {problem}"),
             other => other.to_string(),
         }
     }
@@ -110,7 +115,7 @@ async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 }
 
 async fn greet(stream: &Stream, config: &Config, greeting: &Greeting<'_>) -> Result<(), LinkError> {
-    for words in introductions(config, greeting) {
+    for words in introductions(config, greeting)? {
         let reply = call(stream, &words).await?;
         check(&words, &reply)?;
     }
@@ -118,13 +123,14 @@ async fn greet(stream: &Stream, config: &Config, greeting: &Greeting<'_>) -> Res
 }
 
 /// In their order; each is answered before the next is sent.
-fn introductions(config: &Config, greeting: &Greeting<'_>) -> Vec<Vec<String>> {
+fn introductions(config: &Config, greeting: &Greeting<'_>) -> Result<Vec<Vec<String>>, LinkError> {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let mut all = Vec::new();
     let credentials = config.upstream.credentials.as_ref();
     let user = credentials.and_then(|credentials| credentials.username.as_deref());
-    let password = credentials.map(|credentials| credentials.password.expose());
-    match (greeting.kind.protocol, password) {
+    let password = credentials.map(|credentials| credentials.password.read()).transpose();
+    let password = password.map_err(LinkError::Password)?;
+    match (greeting.kind.protocol, password.as_deref().map(Secret::expose)) {
         (Protocol::Resp3, Some(password)) => {
             all.push(words(&["HELLO", "3", "AUTH", user.unwrap_or("default"), password]))
         }
@@ -154,7 +160,7 @@ fn introductions(config: &Config, greeting: &Greeting<'_>) -> Vec<Vec<String>> {
     if let Some(channel) = greeting.channel {
         all.push(words(&["SUBSCRIBE", channel]));
     }
-    all
+    Ok(all)
 }
 
 fn check(words: &[String], reply: &[u8]) -> Result<(), LinkError> {

@@ -141,7 +141,8 @@ async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> 
         }
     };
     if let Some(credentials) = &settings.credentials {
-        let password = credentials.password.expose();
+        let password = credentials.password.read()?;
+        let password = password.expose();
         match &credentials.username {
             Some(user) => call(&["AUTH", user, password]).await?,
             None => call(&["AUTH", password]).await?,

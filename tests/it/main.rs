@@ -9,6 +9,7 @@ mod abuse;
 mod clients;
 mod compression;
 mod contract;
+mod credentials;
 mod documents;
 mod examples;
 mod faults;
