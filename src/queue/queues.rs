@@ -188,8 +188,8 @@ impl Queues {
                 patience,
                 since: now,
                 got: Vec::new(),
-                parked: None,
-                returns: false,
+                parked: false,
+                turn: None,
             },
         );
         self.ask_lane(asker, pipelined, now);
@@ -235,13 +235,8 @@ impl Queues {
         let Some((request, place)) = self.pops.park(asker) else {
             return;
         };
-        let (lanes, returns) = (request.lanes.clone(), request.returns);
-        for key in lanes {
-            let parked = &mut self.lanes[key as usize].parked;
-            match returns {
-                true => parked.push_front(place),
-                false => parked.push_back(place),
-            }
+        for key in request.lanes.clone() {
+            self.lanes[key as usize].parked.park(place);
             self.expect_due(key);
             self.list(key);
         }
@@ -253,7 +248,7 @@ impl Queues {
         let Some(request) = self.pops.remove(&asker) else {
             return self.awaiting.remove(&asker);
         };
-        if request.parked.is_some() {
+        if request.parked {
             for key in &request.lanes {
                 self.lanes[*key as usize].parked.left(&self.pops);
             }
@@ -443,11 +438,7 @@ impl Queues {
         let lane = &mut self.lanes[key as usize];
         lane.registered = missed && standing.ready == 0 && !standing.more;
         self.stand(key, standing, now);
-        // Those that were parked go back to the front, the newest first, so that they stand there as before.
-        let (returning, new): (Vec<_>, Vec<_>) = hungry
-            .into_iter()
-            .partition(|asker| self.pops.get(asker).is_some_and(|request| request.returns));
-        for asker in returning.into_iter().rev().chain(new) {
+        for asker in hungry {
             self.still_hungry(key, asker, standing.more, now);
         }
         let lane = &mut self.lanes[key as usize];
@@ -514,7 +505,7 @@ impl Queues {
         }
     }
 
-    /// It asked this queue in vain. One that was parked before goes back to the front, as it has waited longest.
+    /// It asked this queue in vain. One that was parked before has its turn again.
     fn still_hungry(&mut self, key: LaneKey, asker: Asker, more: bool, now: Instant) {
         let Some(request) = self.pops.get_mut(&asker) else {
             return;

@@ -53,10 +53,9 @@ pub struct PopRequest {
     pub since: Instant,
     /// What a pop of many jobs has got so far: a large `COUNT` takes several calls.
     pub got: Vec<Job>,
-    /// Parked, and as the how-manieth of all that ever parked. A place in a lane that says another number is an old one.
-    pub parked: Option<u64>,
-    /// It has been parked before and was asked for in vain: it keeps its place before all others.
-    pub returns: bool,
+    pub parked: bool,
+    /// The how-manieth it is of all that ever parked: its place in every lane, which it keeps when it is asked for in vain.
+    pub turn: Option<u64>,
 }
 
 impl PopRequest {
@@ -76,7 +75,7 @@ pub struct Pops {
     requests: HashMap<Asker, PopRequest, ahash::RandomState>,
     /// When the patience of those that parked ends. An entry whose pop is gone by then means nothing.
     ends: BinaryHeap<Reverse<(Instant, u64, EndOf)>>,
-    parkings: u64,
+    turns: u64,
 }
 
 /// An asker without an order of its own, so that it can stand in a heap behind what orders it.
@@ -120,7 +119,7 @@ impl Pops {
 
     /// Those that are parked.
     pub fn parked(&self) -> Vec<Asker> {
-        let parked = self.requests.iter().filter(|(_, request)| request.parked.is_some());
+        let parked = self.requests.iter().filter(|(_, request)| request.parked);
         parked.map(|(asker, _)| *asker).collect()
     }
 
@@ -135,15 +134,15 @@ impl Pops {
     /// From now on it waits; `None`: it is gone.
     pub fn park(&mut self, asker: Asker) -> Option<(&PopRequest, Place)> {
         let request = self.requests.get_mut(&asker)?;
-        self.parkings += 1;
-        request.parked = Some(self.parkings);
-        if let (Patience::Until(end), false) = (request.patience, request.returns) {
-            self.ends.push(Reverse((end, self.parkings, EndOf(asker))));
-        }
-        let place = Place {
-            asker,
-            parking: self.parkings,
-        };
+        request.parked = true;
+        let turn = *request.turn.get_or_insert_with(|| {
+            self.turns += 1;
+            if let Patience::Until(end) = request.patience {
+                self.ends.push(Reverse((end, self.turns, EndOf(asker))));
+            }
+            self.turns
+        });
+        let place = Place { asker, turn };
         Some((request, place))
     }
 
@@ -159,7 +158,7 @@ impl Pops {
                 break;
             };
             let request = self.requests.get(&asker);
-            if request.is_some_and(|request| request.parked.is_some() && request.patience == Patience::Until(end)) {
+            if request.is_some_and(|request| request.parked && request.patience == Patience::Until(end)) {
                 return Some(asker);
             }
         }
@@ -181,20 +180,20 @@ impl Pops {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     asker: Asker,
-    parking: u64,
+    turn: u64,
 }
 
 impl Place {
     fn is_taken(&self, pops: &Pops) -> bool {
         pops.get(&self.asker)
-            .is_some_and(|request| request.parked == Some(self.parking))
+            .is_some_and(|request| request.parked && request.turn == Some(self.turn))
     }
 }
 
-/// The pops parked at one lane, oldest first.
+/// The pops parked at one lane, by their turns.
 //
 // A pop that parked at several lanes is taken from one of them; the others are told that it `left`, and pass over its old
-// place when they come to it.
+// place when they come to it. If it comes back it has its turn again in all of them, as it has waited longer than those behind.
 #[derive(Debug, Default)]
 pub struct Parked {
     order: VecDeque<Place>,
@@ -206,14 +205,12 @@ impl Parked {
         self.live
     }
 
-    pub fn push_back(&mut self, place: Place) {
-        self.order.push_back(place);
-        self.live += 1;
-    }
-
-    /// Before all others: it has waited longest.
-    pub fn push_front(&mut self, place: Place) {
-        self.order.push_front(place);
+    pub fn park(&mut self, place: Place) {
+        let at = self.order.partition_point(|other| other.turn < place.turn);
+        // Its old place may be there still.
+        if self.order.get(at) != Some(&place) {
+            self.order.insert(at, place);
+        }
         self.live += 1;
     }
 
@@ -223,8 +220,7 @@ impl Parked {
             if place.is_taken(pops)
                 && let Some(request) = pops.get_mut(&place.asker)
             {
-                request.parked = None;
-                request.returns = true;
+                request.parked = false;
                 self.live -= 1;
                 return Some(place.asker);
             }
@@ -272,8 +268,8 @@ mod tests {
             patience,
             since: Instant::now(),
             got: Vec::new(),
-            parked: None,
-            returns: false,
+            parked: false,
+            turn: None,
         };
         pops.insert(asker(index), request);
         pops.park(asker(index)).unwrap().1
@@ -284,11 +280,11 @@ mod tests {
         let (mut pops, mut lane) = (Pops::default(), Parked::default());
         for index in 0..3 {
             let place = parked(&mut pops, index, &[0], Patience::Forever);
-            lane.push_back(place);
+            lane.park(place);
         }
         assert_eq!(lane.take_oldest(&mut pops), Some(asker(0)));
         let place = pops.park(asker(0)).unwrap().1;
-        lane.push_front(place);
+        lane.park(place);
         assert_eq!(lane.take_oldest(&mut pops), Some(asker(0)), "it came back in vain");
         assert_eq!(lane.take_oldest(&mut pops), Some(asker(1)));
         assert_eq!(lane.live(), 1);
@@ -299,11 +295,35 @@ mod tests {
         let mut pops = Pops::default();
         let (mut one, mut other) = (Parked::default(), Parked::default());
         let place = parked(&mut pops, 7, &[0, 1], Patience::Forever);
-        one.push_back(place);
-        other.push_back(place);
+        one.park(place);
+        other.park(place);
         assert_eq!(one.take_oldest(&mut pops), Some(asker(7)));
         other.left(&pops);
         assert_eq!((other.live(), other.take_oldest(&mut pops)), (0, None));
+    }
+
+    #[test]
+    fn a_pop_that_comes_back_stands_behind_those_who_have_waited_longer_in_every_lane() {
+        let (mut pops, mut one, mut other) = (Pops::default(), Parked::default(), Parked::default());
+        for (index, lanes) in [(0, &[1][..]), (1, &[0, 1]), (2, &[1]), (3, &[0, 1])] {
+            let place = parked(&mut pops, index, lanes, Patience::Forever);
+            other.park(place);
+            if lanes.len() > 1 {
+                one.park(place);
+            }
+        }
+        for index in [1, 3] {
+            assert_eq!(one.take_oldest(&mut pops), Some(asker(index)));
+            other.left(&pops);
+        }
+        for index in [3, 1] {
+            let place = pops.park(asker(index)).unwrap().1;
+            one.park(place);
+            other.park(place);
+        }
+        assert_eq!((one.live(), other.live()), (2, 4));
+        let served: Vec<_> = std::iter::from_fn(|| other.take_oldest(&mut pops)).collect();
+        assert_eq!(served, [0, 1, 2, 3].map(asker));
     }
 
     #[test]

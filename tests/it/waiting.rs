@@ -1,0 +1,157 @@
+//! Those who wait: who is served first, that nobody waits in vain, and that a push calls one of them and no crowd.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::support::{Client, PATIENCE, Proxy, RedisServer, wait_until};
+
+/// Pops that the proxy holds back.
+fn blocked(client: &mut Client) -> usize {
+    let info = client.run("INFO queues").text();
+    let line = info.lines().find_map(|line| line.strip_prefix("queue_blocked_pops:"));
+    line.unwrap().parse().unwrap()
+}
+
+/// Clients that wait, one after another: each has come to its place before the next one asks.
+fn wait_in_turn(proxy: &Proxy, pops: &[&str]) -> Vec<Client> {
+    let mut looking = proxy.client();
+    let mut waiting = Vec::new();
+    for pop in pops {
+        let mut client = proxy.client();
+        client.send(&pop.split(' ').collect::<Vec<_>>());
+        waiting.push(client);
+        wait_until(PATIENCE, "the pop waits", || blocked(&mut looking) == waiting.len());
+    }
+    waiting
+}
+
+/// The number that a client's job has as its payload.
+fn number(client: &mut Client) -> usize {
+    client.receive().items()[2].text().parse().unwrap()
+}
+
+/// How often Redis has executed a command, scripts' calls included.
+fn calls(redis: &RedisServer, command: &str) -> usize {
+    let stats = redis.client().run("INFO commandstats").text();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn who_has_waited_longest_at_a_proxy_is_served_first() {
+    let redis = RedisServer::start();
+    let (proxy, other) = (Proxy::before(&redis).start(), Proxy::before(&redis).start());
+    let mut waiting = wait_in_turn(&proxy, &["QPOP q BLOCK 0 NOACK"; 50]);
+    let mut pushing = other.client();
+    for (place, client) in waiting.iter_mut().enumerate() {
+        pushing.call(&["QPUSH", "q", &place.to_string()]);
+        assert_eq!(number(client), place);
+    }
+}
+
+#[test]
+fn who_was_called_in_vain_keeps_its_place() {
+    let redis = RedisServer::start();
+    let (proxy, other) = (Proxy::before(&redis).start(), Proxy::before(&redis).start());
+    let mut waiting = wait_in_turn(&proxy, &["QPOP q BLOCK 0 NOACK"; 20]);
+    let is_over = AtomicBool::new(false);
+    let taken = thread::scope(|scope| {
+        // Takes what it can before those who were called for it come.
+        let rival = scope.spawn(|| {
+            let (mut client, mut taken) = (other.client(), 0);
+            while !is_over.load(Ordering::Relaxed) {
+                taken += usize::from(!client.run("QPOP q NOACK").is_null());
+            }
+            taken
+        });
+        let mut pushing = other.client();
+        let mut looking = proxy.client();
+        for job in 0.. {
+            if blocked(&mut looking) == 0 {
+                break;
+            }
+            pushing.call(&["QPUSH", "q", &job.to_string()]);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        rival.join().unwrap()
+    });
+    assert!(taken > 0, "nobody was called in vain");
+    let served: Vec<usize> = waiting.iter_mut().map(number).collect();
+    assert!(served.is_sorted(), "{served:?}");
+}
+
+#[test]
+fn a_pop_of_many_queues_keeps_its_place_among_those_of_each() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).workers(1).start();
+    let other = Proxy::before(&redis).start();
+    let pops = [
+        "QPOP b BLOCK 0 NOACK",
+        "QMPOP 2 a b BLOCK 0 NOACK",
+        "QPOP b BLOCK 0 NOACK",
+        "QMPOP 3 c b a BLOCK 0 NOACK",
+    ];
+    let mut waiting = wait_in_turn(&proxy, &pops);
+    let mut pushing = other.client();
+    for retries in 1..=5 {
+        // New settings call all who wait: in `a` those two who also wait in `b`, in vain.
+        pushing.run(&format!("QCONFIG SET a retries {retries}"));
+        wait_until(PATIENCE, "the proxy waits in `a` again", || {
+            redis.client().run("EXISTS q:{a/0}:waiting").integer() == 1
+        });
+        proxy.client().run("QLEN a"); // behind the call that was in vain
+    }
+    for (place, client) in waiting.iter_mut().enumerate() {
+        pushing.call(&["QPUSH", "b", &place.to_string()]);
+        assert_eq!(number(client), place);
+    }
+}
+
+#[test]
+fn a_pop_of_many_queues_is_served_once_by_whichever_has_work() {
+    let redis = RedisServer::start();
+    let (proxy, other) = (Proxy::before(&redis).start(), Proxy::before(&redis).start());
+    let names: Vec<String> = (0..50).map(|n| format!("queue-{n}")).collect();
+    let pop = format!("QMPOP 50 {} BLOCK 0 NOACK", names.join(" "));
+    let mut pushing = other.client();
+    for name in &names {
+        let mut waiting = wait_in_turn(&proxy, &[&pop]);
+        pushing.call(&["QPUSH", name, "1"]);
+        let job = waiting[0].receive();
+        assert_eq!(job.items()[0].text(), *name);
+    }
+    // Its places in the other queues are empty: nobody takes what is pushed there now.
+    for name in &names {
+        pushing.call(&["QPUSH", name, "2"]);
+    }
+    for name in &names {
+        assert_eq!(pushing.call(&["QLEN", name]).integer(), 1, "{name}");
+    }
+    assert_eq!(blocked(&mut proxy.client()), 0);
+}
+
+#[test]
+fn a_push_calls_one_of_those_who_wait_and_no_crowd() {
+    const WAITING: usize = 50; // at each of two proxies
+    let redis = RedisServer::start();
+    let [one, other, pushing] = [0, 1, 2].map(|_| Proxy::before(&redis).start());
+    let _waiting = [&one, &other].map(|proxy| wait_in_turn(proxy, &["QPOP q BLOCK 0 NOACK"; WAITING]));
+    let mut looking = [one.client(), other.client()];
+    let mut left = || looking.iter_mut().map(blocked).sum::<usize>();
+    let (mut client, started) = (pushing.client(), Instant::now());
+    let before = ["evalsha", "publish"].map(|command| calls(&redis, command));
+    const PUSHES: usize = 2 * WAITING - 2; // as long as somebody waits at each of them
+    for pushed in 1..=PUSHES {
+        client.run("QPUSH q x");
+        wait_until(PATIENCE, "one of them has it", || left() == 2 * WAITING - pushed);
+    }
+    let after = ["evalsha", "publish"].map(|command| calls(&redis, command));
+    // The slow poll that finds what a dead proxy left: each worker of the two asks one queue every five seconds.
+    let polls = 8 * (1 + started.elapsed().as_secs() as usize / 5);
+    let (scripts, messages) = (after[0] - before[0], after[1] - before[1]);
+    assert!(scripts <= 2 * PUSHES + polls, "{scripts} calls for {PUSHES} pushes");
+    assert!(messages <= PUSHES + polls, "{messages} messages for {PUSHES} pushes");
+}
