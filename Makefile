@@ -1,9 +1,11 @@
 # Everything that is done with this repository. `make help` lists it.
 
 SECONDS_EACH ?= 10
+ROUNDS ?= 10
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test recipes bench fuzz docs lint
+.PHONY: help run test recipes chaos bench fuzz docs lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -19,6 +21,10 @@ test: ## install what the tests need (Redis, Python and Node clients) and run th
 recipes: ## run each program of docs/recipes against a proxy
 	@.ci/install test
 	cargo test --locked --test it -- recipes
+
+chaos: ## break everything that can break under load, again and again, and print what it cost: make chaos ROUNDS=50 SEED=7
+	@.ci/install test
+	MILLRACE_CHAOS_ROUNDS=$(ROUNDS) MILLRACE_CHAOS_SEED=$(SEED) cargo test --locked --test it -- chaos --nocapture --test-threads=1
 
 bench: ## run Millrace and its peers side by side and print one table
 	benches/run

@@ -6,6 +6,7 @@
 mod support;
 
 mod abuse;
+mod chaos;
 mod clients;
 mod compression;
 mod contract;

@@ -1,0 +1,248 @@
+//! Faults, one after another, under a load that goes on: each deployment with its table of them. What clients were told is
+//! judged at the end of each round ([`super::history`]), and what the faults cost them is printed.
+//!
+//! A round brings each fault of the table about once, under one load, and checks the history of it all. `make test` runs one
+//! round in the tables' order; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
+
+mod single;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::history::{Fault as Violation, Kind, Rules, Span, Verdict};
+use super::load::{Load, Mix, QUEUE};
+use crate::support::proxy::ProxyPlan;
+use crate::support::{Proxy, RedisServer};
+
+/// Jobs of each queue that go all their way between one fault and the next.
+const SOME: usize = 10;
+/// What was acknowledged so long before a primary was lost may not have got to a replica. Far more than it takes on loopback.
+const LAG: Duration = Duration::from_secs(1);
+
+/// The servers, and the proxies in front of them.
+struct Stage<R> {
+    redis: R,
+    proxies: Vec<Proxy>,
+}
+
+/// The servers of one deployment.
+trait Servers {
+    /// All that are up.
+    fn nodes(&self) -> Vec<&RedisServer>;
+}
+
+/// One row of a table.
+struct Fault<R> {
+    name: &'static str,
+    /// Brings it about and heals it, both under the load. When another primary was known, if there came another.
+    happens: fn(&mut Stage<R>, &Load) -> Option<Instant>,
+    /// What Redis had acknowledged may be forgotten by it.
+    forgets: bool,
+}
+
+/// What one fault came to.
+struct Brought {
+    name: &'static str,
+    span: Span,
+    forgets: bool,
+    /// From the moment that another primary was known.
+    first_success: Option<Duration>,
+}
+
+impl<R: Servers> Stage<R> {
+    fn addresses(&self) -> Vec<String> {
+        self.proxies.iter().map(Proxy::address).collect()
+    }
+
+    /// All rounds of the table. `rules`: what holds beside what the faults excuse.
+    fn run(&mut self, title: &str, mix: Mix, addresses: &[String], table: &[Fault<R>], rules: &Rules) {
+        let mut order: Vec<&Fault<R>> = table.iter().collect();
+        let mut dice = Dice::seeded();
+        let mut figures = Figures::default();
+        for round in 0..rounds() {
+            let load = Load::of(mix, addresses);
+            let brought: Vec<Brought> = order.iter().map(|fault| self.bring(title, fault, &load)).collect();
+            let mut rules = rules.clone();
+            rules
+                .losses
+                .extend(brought.iter().filter(|brought| brought.forgets).map(Brought::losses));
+            let verdict = load.finish_by(&rules, || left(&self.proxies[0], &mix));
+            figures.add(&brought, &verdict);
+            dice.shuffle(&mut order);
+            println!("{title}: round {} is sound", round + 1);
+        }
+        figures.print(title);
+    }
+
+    fn bring(&mut self, title: &str, fault: &Fault<R>, load: &Load) -> Brought {
+        load.wait_for_more_of_each(SOME);
+        println!("{title}: {}", fault.name);
+        let from = Instant::now();
+        let known = (fault.happens)(self, load);
+        let until = Instant::now();
+        load.wait_for_more_of_each(SOME);
+        let first_success = known.and_then(|known| Some(load.history().first_success_after(known, QUEUE)? - known));
+        Brought {
+            name: fault.name,
+            span: Span { from, until },
+            forgets: fault.forgets,
+            first_success,
+        }
+    }
+}
+
+impl Brought {
+    fn losses(&self) -> Span {
+        Span {
+            from: self.span.from - LAG,
+            until: self.span.until,
+        }
+    }
+}
+
+/// Jobs that are in the queues, in whatever state but dead.
+fn left(proxy: &Proxy, mix: &Mix) -> i64 {
+    let mut client = proxy.client();
+    let mut left = |queue: &&str| {
+        let stats = client.call(&["QSTATS", queue]);
+        let states = ["ready", "delayed", "leased"].iter();
+        states.map(|state| stats.field(state).integer()).sum::<i64>()
+    };
+    mix.queues().iter().map(&mut left).sum()
+}
+
+fn rounds() -> usize {
+    setting("MILLRACE_CHAOS_ROUNDS").unwrap_or(1) as usize
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+/// Orders of the faults, the same ones for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn seeded() -> Dice {
+        Dice(setting("MILLRACE_CHAOS_SEED").unwrap_or(1))
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for place in (1..items.len()).rev() {
+            items.swap(place, self.below(place + 1));
+        }
+    }
+
+    /// By a linear congruential generator (Knuth, MMIX), whose high bits are the good ones.
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// What the faults of a table cost, over all rounds.
+#[derive(Default)]
+struct Figures {
+    pauses: BTreeMap<&'static str, Vec<Duration>>,
+    first_successes: BTreeMap<&'static str, Vec<Duration>>,
+    lost: BTreeMap<Kind, usize>,
+    /// From the oldest acknowledgement that was forgotten to the fault.
+    window: Duration,
+}
+
+impl Figures {
+    fn add(&mut self, brought: &[Brought], verdict: &Verdict) {
+        for brought in brought {
+            let within = verdict.pauses.iter().filter_map(|pause| pause.with(&brought.span));
+            let longest = within.map(|pause| pause.length()).max().unwrap_or_default();
+            self.pauses.entry(brought.name).or_default().push(longest);
+            self.first_successes
+                .entry(brought.name)
+                .or_default()
+                .extend(brought.first_success);
+        }
+        for loss in &verdict.losses {
+            *self.lost.entry(loss.kind).or_default() += 1;
+            self.window = self.window.max(window(loss, brought));
+        }
+    }
+
+    fn print(&self, title: &str) {
+        println!("\n{title}: what clients saw, median (longest) in ms");
+        println!("{:<40} {:>16} {:>24}", "fault", "pause", "after another primary");
+        for (name, pauses) in &self.pauses {
+            let first = self
+                .first_successes
+                .get(name)
+                .map_or(String::new(), |times| shown(times));
+            println!("{name:<40} {:>16} {first:>24}", shown(pauses));
+        }
+        if !self.lost.is_empty() {
+            let window = self.window.as_millis();
+            println!(
+                "forgotten by a primary's loss: {:?}, the oldest told {window} ms before",
+                self.lost
+            );
+        }
+    }
+}
+
+fn window(loss: &Violation, brought: &[Brought]) -> Duration {
+    let fault = brought.iter().find(|brought| brought.losses().holds(loss.at));
+    fault.map_or(Duration::ZERO, |fault| {
+        fault.span.from.saturating_duration_since(loss.at)
+    })
+}
+
+fn shown(times: &[Duration]) -> String {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    match (sorted.get(sorted.len() / 2), sorted.last()) {
+        (Some(median), Some(longest)) => format!("{} ({})", median.as_millis(), longest.as_millis()),
+        _ => String::new(),
+    }
+}
+
+/// A proxy that says what it suffers, which is part of all this.
+fn suffering(plan: ProxyPlan) -> ProxyPlan {
+    plan.workers(2)
+        .allow_log("connection to redis lost")
+        .allow_log("redis cannot be used")
+}
+
+// What can happen to any deployment's servers:
+
+fn forgotten_scripts<R: Servers>(stage: &mut Stage<R>, load: &Load) -> Option<Instant> {
+    for _ in 0..3 {
+        at_each_node(stage, "SCRIPT FLUSH");
+        load.wait_for_more_of_each(SOME / 2);
+    }
+    None
+}
+
+fn killed_connections<R: Servers>(stage: &mut Stage<R>, load: &Load) -> Option<Instant> {
+    for kind in ["normal", "pubsub"] {
+        at_each_node(stage, &format!("CLIENT KILL TYPE {kind} SKIPME yes"));
+        load.wait_for_more_of_each(SOME / 2);
+    }
+    None
+}
+
+fn paused_clients<R: Servers>(stage: &mut Stage<R>, load: &Load) -> Option<Instant> {
+    for mode in ["WRITE", "ALL"] {
+        at_each_node(stage, &format!("CLIENT PAUSE 300 {mode}"));
+        load.wait_for_more_of_each(SOME / 2);
+    }
+    None
+}
+
+fn at_each_node<R: Servers>(stage: &Stage<R>, line: &str) {
+    for node in stage.redis.nodes() {
+        let told = node.client().run(line);
+        assert!(!told.is_error(""), "{line}: {told}");
+    }
+}
