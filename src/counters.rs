@@ -57,9 +57,14 @@ pub struct Counters {
     pub nacked: Count,
     pub batches: Count,
     pub batched: Count,
-    /// 1: the pipe that the queues use has a connection.
+    /// 1: the queues' pipe to a primary has a connection.
     pub upstream_up: Count,
     pub upstream_connections_lost: Count,
+    /// Requests that a node sent to another one for good, and for once.
+    pub moved: Count,
+    pub asked: Count,
+    /// Requests that wait for a primary, or for their slot to be served again.
+    pub waiting: Count,
     pub refused_clients: Count,
     /// By the command's index in the table.
     pub latencies: Box<[Latencies]>,

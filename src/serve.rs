@@ -26,8 +26,8 @@ use crate::script::Scripts;
 use crate::session::{User, Users};
 use crate::upstream::embedded::Embedded;
 use crate::upstream::link::{self, Greeting, PipeKind};
-use crate::upstream::sentinel;
 use crate::upstream::topology::Topology;
+use crate::upstream::{cluster, sentinel};
 use crate::worker::{self, Listeners};
 use crate::{admin, resp};
 
@@ -46,11 +46,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         },
-        Source::Single(_) | Source::Sentinel(_) => None,
+        Source::Single(_) | Source::Sentinel(_) | Source::Cluster(_) => None,
     };
     let mut topology = match (&config.upstream.source, &embedded) {
         (Source::Single(endpoint), _) => Topology::fixed(endpoint.clone()),
         (Source::Sentinel(sentinels), _) => sentinel::start(sentinels.clone(), config.upstream.connect_timeout)?,
+        (Source::Cluster(seeds), _) => cluster::start(seeds.clone(), &config)?,
         (Source::Embedded(_), Some(embedded)) => Topology::fixed(Endpoint::Unix(embedded.socket_path().to_owned())),
         (Source::Embedded(_), None) => unreachable!("embedded mode starts a Redis"),
     };
@@ -104,6 +105,7 @@ fn start_workers(
             Source::Embedded(_) => "embedded",
             Source::Single(_) => "single",
             Source::Sentinel(_) => "sentinel",
+            Source::Cluster(_) => "cluster",
         },
         topology,
         started: Instant::now(),
@@ -149,14 +151,14 @@ async fn learn(topology: &mut Topology, config: &Config) -> Facts {
     }
 }
 
-/// The sentinels may take a moment to name one.
+/// Sentinels and clusters may take a moment to name one.
 async fn ask_primary(topology: &mut Topology, config: &Config) -> anyhow::Result<Facts> {
-    if topology.primary().is_err() {
-        let patience = config.upstream.connect_timeout * 2; // one round of questions, and a margin
-        let _ = tokio::time::timeout(patience, topology.other_than(None)).await; // the next line says why
-    }
-    let primary = topology.primary().map_err(anyhow::Error::msg)?;
-    ask(&primary, config).await
+    let patience = config.upstream.connect_timeout * 2; // one round of questions, and a margin
+    let _ = tokio::time::timeout(patience, topology.known()).await; // what follows says why
+    let snapshot = topology.snapshot();
+    let primary = snapshot.first_primary();
+    let primary = primary.ok_or_else(|| anyhow::Error::msg(snapshot.trouble.clone()))?;
+    ask(primary, config).await
 }
 
 async fn ask(endpoint: &Endpoint, config: &Config) -> anyhow::Result<Facts> {

@@ -23,12 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::asker::ClientKey;
-use crate::config::Endpoint;
-use crate::hub::{EARS, Hub, Mail, QUEUES, Shared};
+use crate::hub::{Hub, Line, Mail, Shared};
 use crate::session::Peer;
 use crate::stream::Stream;
-use crate::upstream::link::{self, Greeting, LinkError, PipeKind};
-use crate::upstream::topology::Topology;
+use crate::upstream::link::{self, Greeting, LinkError};
+use crate::upstream::topology::Doubt;
 
 /// Bytes of one read, at most. One buffer serves all sockets of a worker.
 const READ: usize = 64 * 1024;
@@ -87,7 +86,8 @@ impl Worker {
         tokio::task::spawn_local(self.clone().flush());
         tokio::task::spawn_local(self.clone().keep_time());
         tokio::task::spawn_local(self.clone().read_mail(mail));
-        self.open_wanted_pipes();
+        tokio::task::spawn_local(self.clone().open_pipes());
+        tokio::task::spawn_local(self.clone().follow_topology());
         stop.cancelled().await;
         self.hub.borrow_mut().drain();
         let deadline = Instant::now() + DRAIN;
@@ -97,11 +97,21 @@ impl Worker {
         Ok(())
     }
 
-    /// A pipe is opened when the first request needs it; the queues' at the start.
-    fn open_wanted_pipes(self: &Rc<Self>) {
-        let wanted = self.hub.borrow_mut().take_new_pipes();
-        for (index, kind) in wanted {
-            tokio::task::spawn_local(self.clone().serve_pipe(index, kind));
+    /// A pipe is opened when the first request needs it; the queues' as soon as their primary is known.
+    async fn open_pipes(self: Rc<Self>) {
+        loop {
+            let new = poll_fn(|cx| self.hub.borrow_mut().poll_new_pipes(cx)).await;
+            for index in new {
+                tokio::task::spawn_local(self.clone().serve_pipe(index));
+            }
+        }
+    }
+
+    async fn follow_topology(self: Rc<Self>) {
+        let mut topology = self.shared.topology.clone();
+        loop {
+            topology.changed().await;
+            self.hub.borrow_mut().follow();
         }
     }
 
@@ -191,65 +201,70 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(_) => return false,
         }
-        drop(scratch);
-        self.open_wanted_pipes();
         true
     }
 
-    /// Connects, serves until the connection is lost, and again.
-    async fn serve_pipe(self: Rc<Self>, index: usize, kind: PipeKind) {
-        let mut pause = FIRST_PAUSE;
+    /// Connects, serves until the connection is lost, and again, until nothing needs it any more.
+    async fn serve_pipe(self: Rc<Self>, index: usize) {
+        let line = self.hub.borrow().line(index);
         let name = self.hub.borrow().name().to_owned();
-        let channel = self.hub.borrow().wake_channel();
-        let mut topology = self.shared.topology.clone();
+        let mut pause = FIRST_PAUSE;
         loop {
-            let greeting = Greeting {
-                kind,
-                name: &name,
-                scripts: (index == QUEUES).then_some(&*self.shared.scripts),
-                channel: (index == EARS).then_some(&*channel),
+            let unneeded = poll_fn(|cx| self.hub.borrow_mut().poll_unneeded(index, cx));
+            let connected = tokio::select! {
+                connected = self.connect(&line, &name) => connected,
+                () = unneeded => break,
             };
-            let primary = topology.primary().ok();
-            match self.connect(primary.as_ref(), &greeting).await {
+            let goes_on = match connected {
                 Ok(stream) => {
                     pause = FIRST_PAUSE;
-                    let stream = Rc::new(stream);
-                    self.hub.borrow_mut().pipe_up(index, stream.clone());
-                    if index == QUEUES {
-                        info!(worker = name, "connected to redis");
-                    }
-                    let error = tokio::select! {
-                        error = self.read_pipe(index, &stream) => error,
-                        () = topology.other_than(primary.as_ref()) => LinkError::Moved,
-                    };
-                    warn!(worker = name, error = error.in_full(), "connection to redis lost");
-                    self.hub.borrow_mut().pipe_down(index, error.to_string());
+                    self.serve_connection(index, &line, &name, stream).await
                 }
                 Err(error) => {
-                    if self.hub.borrow_mut().pipe_trouble(index, error.to_string()) {
-                        warn!(worker = name, error = error.in_full(), "redis cannot be used");
+                    let trouble = self.hub.borrow_mut().pipe_trouble(index, &error);
+                    if trouble.is_news {
+                        warn!(worker = name, redis = %line.endpoint, error = error.in_full(), "redis cannot be used");
                     }
+                    trouble.goes_on
                 }
+            };
+            if !goes_on {
+                return;
             }
-            self.find_primary(&mut topology, primary.as_ref(), pause).await;
+            self.shared.topology.doubt(Doubt::Lost);
+            let unneeded = poll_fn(|cx| self.hub.borrow_mut().poll_unneeded(index, cx));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = unneeded => break,
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        self.hub.borrow_mut().remove_pipe(index);
     }
 
-    async fn connect(&self, primary: Option<&Endpoint>, greeting: &Greeting<'_>) -> Result<Stream, LinkError> {
-        match primary {
-            Some(primary) => link::connect(primary, &self.shared.config, greeting).await,
-            None => Err(LinkError::NoPrimary),
-        }
+    async fn connect(&self, line: &Line, name: &str) -> Result<Stream, LinkError> {
+        let greeting = Greeting {
+            kind: line.kind,
+            name,
+            scripts: line.calls.then_some(&*self.shared.scripts),
+            channel: line.channel.as_deref(),
+        };
+        link::connect(&line.endpoint, &self.shared.config, &greeting).await
     }
 
-    /// After a failure: the same primary again after a pause, or another one as soon as it is known.
-    async fn find_primary(&self, topology: &mut Topology, old: Option<&Endpoint>, pause: Duration) {
-        topology.doubt();
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = topology.other_than(old) => {}
+    /// Until the connection is lost. False: another one is not needed.
+    async fn serve_connection(self: &Rc<Self>, index: usize, line: &Line, name: &str, stream: Stream) -> bool {
+        let stream = Rc::new(stream);
+        self.hub.borrow_mut().pipe_up(index, stream.clone());
+        if line.calls {
+            info!(worker = name, redis = %line.endpoint, "connected to redis");
         }
+        let error = self.read_pipe(index, &stream).await;
+        match error {
+            LinkError::Unneeded => info!(worker = name, redis = %line.endpoint, "connection to redis closed"),
+            _ => warn!(worker = name, redis = %line.endpoint, error = error.in_full(), "connection to redis lost"),
+        }
+        self.hub.borrow_mut().pipe_down(index, &error)
     }
 
     async fn read_pipe(self: &Rc<Self>, index: usize, stream: &Stream) -> LinkError {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use metrics::{Recorder, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::counters::LATENCY_BOUNDS;
+use crate::counters::{Counters, LATENCY_BOUNDS};
 use crate::hub::Shared;
 
 const REQUEST_SECONDS: &str = "millrace_request_seconds";
@@ -63,6 +63,13 @@ impl Exposition {
         ] {
             counter!(name).absolute(value);
         }
+        let topology = &self.shared.topology;
+        let sum = |of: fn(&Counters) -> u64| self.shared.counters.iter().map(|counters| of(counters)).sum();
+        counter!("millrace_redirects_total", "kind" => "moved").absolute(sum(|c| c.moved.value()));
+        counter!("millrace_redirects_total", "kind" => "ask").absolute(sum(|c| c.asked.value()));
+        counter!("millrace_topology_refreshes_total").absolute(topology.refreshes());
+        gauge!("millrace_upstream_primaries").set(topology.snapshot().shards().len() as f64);
+        gauge!("millrace_upstream_waiting_requests").set(sum(|c| c.waiting.value()) as f64);
         let lost = self
             .shared
             .counters
@@ -119,7 +126,7 @@ fn describe(recorder: &PrometheusRecorder) {
     recorder.describe_gauge(
         "millrace_upstream_up".into(),
         None,
-        text("1 if every worker has its connection to Redis."),
+        text("1 if every worker has a connection to a primary."),
     );
     recorder.describe_counter(
         "millrace_batched_requests_total".into(),

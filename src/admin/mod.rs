@@ -58,12 +58,14 @@ pub fn start(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<Opt
 }
 
 fn ready(exposition: &Exposition) -> (StatusCode, String) {
-    match exposition.shared().numbers().upstream_is_up {
-        true => (StatusCode::OK, "ready\n".to_owned()),
-        false => {
-            let known = exposition.shared().topology.primary();
-            let reason = known.err().unwrap_or_else(|| "no connection to redis".to_owned());
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
-        }
-    }
+    let shared = exposition.shared();
+    let trouble = &shared.topology.snapshot().trouble;
+    let (status, text) = match (shared.numbers().upstream_is_up, trouble.as_str()) {
+        (true, "") => (StatusCode::OK, "ready"),
+        // It serves the others: better than none of them.
+        (true, trouble) => (StatusCode::OK, trouble),
+        (false, "") => (StatusCode::SERVICE_UNAVAILABLE, "no connection to redis"),
+        (false, trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
+    };
+    (status, format!("{text}\n"))
 }

@@ -41,7 +41,7 @@ an empty one counts as not set.
 | `REDIS_HOST`, `REDIS_PORT` | `upstream.address`; the one not given is 127.0.0.1, 6379 |
 | `REDIS_PASSWORD` | `upstream.password` |
 | `REDIS_SENTINEL_SERVICE`, `REDIS_SENTINEL_HOSTS` | `upstream.master`, `upstream.sentinels` |
-| `REDIS_CLUSTER_NODES` | `upstream.seeds` (not yet supported) |
+| `REDIS_CLUSTER_NODES` | `upstream.seeds` |
 
 Without `REDIS_MODE` and `MILLRACE_UPSTREAM__MODE`, the mode follows from what is set: cluster nodes mean `cluster`, else
 sentinels `sentinel`, else a host or port `single`. A `REDIS_PORT` of the form `tcp://…`, which Kubernetes makes for a

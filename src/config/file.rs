@@ -52,7 +52,7 @@ pub struct ListenTls {
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     /// `embedded`: a redis-server of the proxy's own. `single`: the one at `address`. `sentinel`: the
-    /// one that the sentinels name. Not yet supported: `cluster`.
+    /// one that the sentinels name. `cluster`: all primaries of the cluster that the `seeds` belong to.
     pub mode: Mode,
     /// In single mode: host and port, or the path of a unix socket ("/run/redis.sock" or "unix:redis.sock").
     pub address: Endpoint,
@@ -64,7 +64,7 @@ pub struct Upstream {
     pub sentinel_username: Option<String>,
     /// The sentinels' own password.
     pub sentinel_password: Option<Secret>,
-    /// *Not yet supported.* In cluster mode: any of the cluster's nodes.
+    /// In cluster mode: any of the cluster's nodes; those that are up name the others.
     pub seeds: Vec<Endpoint>,
     /// The user to authenticate as; Redis's `default` if a password stands alone. Not used in embedded mode.
     pub username: Option<String>,

@@ -79,6 +79,8 @@ pub enum Source {
     Embedded(Embedded),
     Single(Endpoint),
     Sentinel(Sentinels),
+    /// Any of its nodes.
+    Cluster(Vec<Endpoint>),
 }
 
 /// Who is asked for the primary, and as whom.

@@ -214,8 +214,6 @@ fn an_error_names_the_file_the_line_the_key_and_what_was_expected() {
 fn what_comes_later_is_refused_unless_it_has_its_default() {
     let cases = [
         ("[listen]\ntls = { cert = \"a\", key = \"b\" }", "listen.tls"),
-        ("[upstream]\nmode = \"cluster\"", "upstream.mode"),
-        ("[upstream]\nseeds = [\"a:1\"]", "upstream.seeds"),
         ("[upstream]\nread_from = \"replica\"", "upstream.read_from"),
         ("[upstream]\nconnections = 2", "upstream.connections"),
         ("[admin]\ntoken = \"t\"", "admin.token"),
@@ -271,6 +269,7 @@ fn the_names_that_deployments_already_use_are_heeded() {
             Source::Single(endpoint) => endpoint.to_string(),
             Source::Embedded(_) => "embedded".to_owned(),
             Source::Sentinel(sentinels) => format!("{} of {}", sentinels.master, sentinels.endpoints.len()),
+            Source::Cluster(seeds) => format!("cluster of {} seeds", seeds.len()),
         }
     };
     assert_eq!(single(&[("REDIS_HOST", "redis")]), "redis:6379");
@@ -287,6 +286,7 @@ fn the_names_that_deployments_already_use_are_heeded() {
         single(&[("REDIS_SENTINEL_HOSTS", "a:1,b:2"), ("REDIS_SENTINEL_SERVICE", "jobs")]),
         "jobs of 2"
     );
+    assert_eq!(single(&[("REDIS_CLUSTER_NODES", "a:1,b:2,c:3")]), "cluster of 3 seeds");
     assert_eq!(
         single(&[("REDIS_HOST", "a"), ("MILLRACE_UPSTREAM__MODE", "embedded")]),
         "embedded"
@@ -319,11 +319,6 @@ fn an_error_from_the_environment_names_the_variable() {
             "REDIS_PORT",
             "x",
             "environment variable REDIS_PORT: upstream.address: invalid value",
-        ),
-        (
-            "REDIS_CLUSTER_NODES",
-            "a:1,b:2",
-            "environment variable REDIS_CLUSTER_NODES: upstream.mode: this mode is not yet",
         ),
     ];
     for (variable, value, expected) in cases {

@@ -46,7 +46,7 @@ pub struct Addresses(pub Vec<SocketAddr>);
 pub struct OptionalAddress(pub Option<SocketAddr>);
 
 /// Where a Redis is reached: "host:port", or the path of a unix socket ("/path", "unix:/path").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),

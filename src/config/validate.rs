@@ -45,13 +45,8 @@ pub fn config(layers: &Layers) -> Result<Config> {
 fn refuse_what_comes_later(layers: &Layers, file: &File) -> Result<()> {
     let refuse = |key: &[&str]| Err(layers.refuse(key, "not yet supported, so only its default is accepted"));
     let (upstream, plain) = (&file.upstream, file::Upstream::default());
-    if let Mode::Cluster = upstream.mode {
-        let problem = "this mode is not yet supported, expected `embedded`, `single` or `sentinel`";
-        return Err(layers.refuse(&["upstream", "mode"], problem));
-    }
-    let later: [(&[&str], bool); 5] = [
+    let later: [(&[&str], bool); 4] = [
         (&["listen", "tls"], file.listen.tls.is_some()),
-        (&["upstream", "seeds"], upstream.seeds != plain.seeds),
         (&["upstream", "read_from"], upstream.read_from != ReadFrom::Primary),
         (&["upstream", "connections"], upstream.connections != plain.connections),
         (&["admin", "token"], file.admin.token.is_some()),
@@ -114,11 +109,13 @@ fn upstream(layers: &Layers, upstream: &file::Upstream) -> Result<Upstream> {
     let source = match upstream.mode {
         Mode::Embedded => Source::Embedded(embedded(layers, &upstream.embedded)?),
         Mode::Sentinel => Source::Sentinel(sentinels(layers, upstream, tls.clone())?),
-        _ => Source::Single(upstream.address.clone()),
+        Mode::Cluster => Source::Cluster(seeds(layers, upstream)?),
+        Mode::Single => Source::Single(upstream.address.clone()),
     };
     let database = match source {
         Source::Embedded(_) => 0..=15, // as many as a redis-server has unless told otherwise
         Source::Single(_) | Source::Sentinel(_) => 0..=65_535,
+        Source::Cluster(_) => 0..=0, // it has no other
     };
     Ok(Upstream {
         credentials: if let Source::Embedded(_) = source {
@@ -194,6 +191,18 @@ fn sentinels(layers: &Layers, upstream: &file::Upstream, tls: Option<Arc<Tls>>) 
         }),
         tls,
     })
+}
+
+fn seeds(layers: &Layers, upstream: &file::Upstream) -> Result<Vec<Endpoint>> {
+    let refuse = |problem: &str| Err(layers.refuse(&["upstream", "seeds"], problem));
+    if upstream.seeds.is_empty() {
+        return refuse("expected at least one address");
+    }
+    // Nodes are found by what their neighbours call them, and none of them calls another one by a path.
+    match upstream.seeds.iter().any(|seed| matches!(seed, Endpoint::Unix(_))) {
+        true => refuse("expected addresses as `host:port`"),
+        false => Ok(upstream.seeds.clone()),
+    }
 }
 
 fn embedded(layers: &Layers, embedded: &file::Embedded) -> Result<Embedded> {

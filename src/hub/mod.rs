@@ -5,16 +5,21 @@
 //! - [`clients`]: who is connected, and how a client ends.
 //! - [`requests`]: a client's bytes become requests, a request is planned and goes its way.
 //! - [`answers`]: replies are laid down in the order of their requests and written.
-//! - [`pipes`]: Redis's bytes become replies, a reply goes to whoever waits for it.
+//! - [`pipes`]: the connections to Redis: written, checked, made good.
+//! - [`received`]: Redis's bytes become replies, a reply goes to whoever waits for it.
+//! - [`routes`], [`detours`]: over which connection a request goes, and what becomes of it when that changes.
 //! - [`homes`]: a queue's requests go to the worker that is its home.
 //! - [`mail`]: what other workers and the admin side ask of this one.
 
 mod answers;
 mod clients;
+mod detours;
 mod homes;
 mod mail;
 mod pipes;
+mod received;
 mod requests;
+mod routes;
 
 use std::io;
 use std::rc::Rc;
@@ -28,7 +33,7 @@ use tokio::sync::mpsc;
 
 use crate::asker::ClientKey;
 use crate::command::Table;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::counters::Counters;
 use crate::local::Facts;
 use crate::local::client::Buffers;
@@ -42,11 +47,13 @@ use crate::upstream::topology::Topology;
 
 pub use clients::Wish;
 pub use mail::Mail;
-pub use pipes::{EARS, QUEUES};
+pub use pipes::{Line, Trouble};
 
 use clients::Client;
+use detours::Detours;
 use homes::Letter;
-use pipes::PipeState;
+use pipes::{PipeState, Target};
+use routes::Routes;
 
 /// While anything is on its way to Redis, deadlines are looked at this often.
 const CHECK: Duration = Duration::from_millis(100);
@@ -125,11 +132,14 @@ pub struct Hub {
     held_elsewhere: usize,
     /// How the proxy's own keys begin.
     own_keys: Vec<u8>,
-    pipes: Vec<PipeState>,
+    pipes: Slab<PipeState>,
+    routes: Routes,
+    detours: Detours<Target>,
     /// When the first of those that are held for a crowd is written.
     pipes_held_until: Option<Instant>,
     /// Pipes that nobody serves yet.
     new_pipes: Vec<usize>,
+    opener: Option<Waker>,
     queues: Queues,
     /// For each worker, what will be posted to it at the end of the turn. One's own stays empty.
     outboxes: Vec<Vec<Letter>>,
@@ -155,6 +165,7 @@ impl Hub {
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let seed = seed.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
         let now = Instant::now();
+        let is_cluster = matches!(shared.config.upstream.source, Source::Cluster(_));
         let mut hub = Self {
             counters: shared.counters[number].clone(),
             number,
@@ -167,9 +178,12 @@ impl Hub {
             generation: 0,
             client_bytes: 0,
             held_elsewhere: 0,
-            pipes: Vec::new(),
+            pipes: Slab::new(),
+            routes: Routes::new(is_cluster),
+            detours: Detours::default(),
             pipes_held_until: None,
             new_pipes: Vec::new(),
+            opener: None,
             scanner: Scanner::default(),
             dirty: Vec::new(),
             answers: Vec::new(),
@@ -180,7 +194,7 @@ impl Hub {
             now,
             draining: false,
         };
-        hub.open_own_pipes();
+        hub.follow();
         Ok(hub)
     }
 
@@ -196,7 +210,8 @@ impl Hub {
             return Poll::Pending;
         }
         self.flush_wanted = false;
-        while self.may_call() || self.queues.has_answers() {
+        self.end_detours();
+        while self.queues.has_calls() || self.queues.has_answers() {
             self.send_calls();
             self.deliver_answers();
         }
@@ -204,7 +219,7 @@ impl Hub {
         self.write_pipes();
         self.write_clients();
         self.note_gauges();
-        if self.may_call() || self.queues.has_answers() {
+        if self.queues.has_calls() || self.queues.has_answers() {
             self.want_flush();
         }
         if let Some(timekeeper) = self.timekeeper.take() {
@@ -244,11 +259,15 @@ impl Hub {
     }
 
     fn next_tick(&self) -> Option<Instant> {
-        let busy = self.pipes.iter().any(|pipe| !pipe.pipe.is_empty()) || self.queues.is_waiting();
+        let has_work = |state: &PipeState| !state.pipe.is_empty() || !self.routes.node(state.node).owns;
+        let busy =
+            self.pipes.iter().any(|(_, state)| has_work(state)) || self.queues.is_waiting() || !self.detours.is_empty();
+        let detour = self.detours.next_ripe(|slot| self.routes.is_free(slot));
         let check = busy.then(|| self.checked + CHECK);
         let idle = (self.shared.config.limits.idle_timeout.is_some() && !self.clients.is_empty())
             .then(|| self.checked + Duration::from_secs(1));
-        [check, idle, self.pipes_held_until, self.queues.next_tick()]
+        let queues = self.queues.next_tick();
+        [check, idle, self.pipes_held_until, queues, detour, self.next_leave()]
             .into_iter()
             .flatten()
             .min()
@@ -257,6 +276,7 @@ impl Hub {
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
         self.queues.tick(now);
+        self.end_leave();
         if now >= self.checked + CHECK {
             self.checked = now;
             self.check_pipes();
@@ -296,6 +316,7 @@ impl Hub {
         counters.pushed.set(tally.pushed);
         counters.popped.set(tally.popped);
         counters.acked.set(tally.acked);
+        counters.waiting.set(self.waiting_requests() as u64);
         counters.nacked.set(tally.nacked);
         counters.batches.set(tally.batches);
         counters.batched.set(tally.batched);
@@ -310,8 +331,14 @@ impl Hub {
     /// Bytes of requests and replies on their way through this worker.
     fn held_here(&self) -> usize {
         let pipes = self.pipes.iter();
-        let pipes: usize = pipes.map(|pipe| pipe.pipe.buffered() + pipe.input.len()).sum();
-        pipes + self.queues.buffered() + self.client_bytes
+        let pipes: usize = pipes.map(|(_, state)| state.pipe.buffered() + state.input.len()).sum();
+        pipes + self.detours.bytes() + self.queues.buffered() + self.client_bytes
+    }
+
+    /// Plain requests that wait for a primary, or for their slot to be served again.
+    fn waiting_requests(&self) -> usize {
+        let without = self.pipes.iter().filter(|(_, state)| !state.is_up());
+        self.detours.len() + without.map(|(_, state)| state.pipe.len()).sum::<usize>()
     }
 
     /// Over `limits.memory`, all workers together.

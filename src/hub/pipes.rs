@@ -1,42 +1,41 @@
-//! Redis's side: what is to be sent is written, replies go to whoever waits for them, lost connections are made good.
+//! The connections to Redis: what is to be sent is written, lost ones are made good. Which of them a request goes over is
+//! decided in [`super::routes`], what comes back is read in [`super::received`].
 
 use std::io;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 
+use super::clients::Wish;
+use super::detours::Away;
+use super::routes::NodeKey;
 use super::{Hub, write_some};
 use crate::asker::{Asker, ClientKey};
 use crate::command::CommandId;
-use crate::local;
+use crate::config::Endpoint;
 use crate::plan::Splice;
 use crate::queue::lane::LaneKey;
-use crate::queue::names;
 use crate::queue::pace::Pace;
-use crate::resp::frame::{Frame, FrameScanner};
-use crate::resp::{OwnedRequest, Protocol, ReplyWriter};
+use crate::resp::Protocol;
+use crate::resp::frame::FrameScanner;
 use crate::script::keys::wake_channel;
 use crate::stream::Stream;
 use crate::upstream::link::{LinkError, PipeKind};
-use crate::upstream::pipe::{Pipe, Repeat};
+use crate::upstream::pipe::{Lost, Pipe, Repeat};
 
-use super::clients::Wish;
-
-/// The pipe that the queues use.
-pub const QUEUES: usize = 0;
-/// The pipe that only listens to the wake channel. It is one of its own because Redis closes a connection that listens to
-/// any as soon as a reply of more than 32 MB waits in it (`client-output-buffer-limit pubsub`), and jobs may be larger.
-pub const EARS: usize = 1;
 /// A call that has been in doubt for so long is not repeated: Redis keeps a lane's last outcome for ten minutes.
 const DOUBT: Duration = Duration::from_secs(300);
+/// A connection to a node that owns nothing is kept for the next request that is sent there by another node's word.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// Who waits for a reply.
 #[derive(Debug)]
 pub(super) enum Target {
     Client {
         asker: Asker,
+        kind: PipeKind,
         command: Option<CommandId>,
         splice: Option<Box<Splice>>,
     },
@@ -45,36 +44,62 @@ pub(super) enum Target {
     Nobody,
 }
 
-pub(super) struct PipeState {
+/// What a pipe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Requests of that protocol and database; among them are the queues' calls.
+    Requests(PipeKind),
+    /// It only listens to the wake channel. It is one of its own because Redis closes a connection that listens to any as
+    /// soon as a reply of more than 32 MB waits in it (`client-output-buffer-limit pubsub`), and jobs may be larger.
+    Ears,
+}
+
+/// What a pipe's task has to know.
+pub struct Line {
+    pub endpoint: Endpoint,
     pub kind: PipeKind,
+    /// It carries the queues' calls, which need the scripts.
+    pub calls: bool,
+    /// Listened to.
+    pub channel: Option<String>,
+}
+
+pub(super) struct PipeState {
+    pub node: NodeKey,
+    pub role: Role,
     pub pipe: Pipe<Target>,
     pub input: BytesMut,
-    scanner: FrameScanner,
+    pub(super) scanner: FrameScanner,
     stream: Option<Rc<Stream>>,
     /// When what clients sent goes out, if many of them share this pipe.
     pace: Pace,
     gathered: Gathered,
-    answered: Runs,
+    pub(super) answered: Runs,
     /// Its socket took no more.
     blocked: bool,
     /// Since when the oldest request that was sent has waited without any reply coming in.
-    silent_since: Option<Instant>,
+    pub(super) silent_since: Option<Instant>,
     /// The connection is to be given up, and why.
     fault: Option<LinkError>,
     /// Why there is no connection.
-    trouble: String,
+    pub trouble: String,
+    /// Its node has owned slots.
+    pub owned: bool,
+    /// Its node owns none any more: until when it may answer what it owes.
+    pub leaves: Option<Instant>,
+    idle_since: Option<Instant>,
     waker: Option<Waker>,
 }
 
 /// Clients, each counted once for all that it has in a row: a pipeline is no crowd.
 #[derive(Default)]
-struct Runs {
+pub(super) struct Runs {
     clients: usize,
     last: Option<ClientKey>,
 }
 
 impl Runs {
-    fn add(&mut self, client: ClientKey) {
+    pub fn add(&mut self, client: ClientKey) {
         if self.last != Some(client) {
             self.last = Some(client);
             self.clients += 1;
@@ -95,10 +120,19 @@ struct Gathered {
 
 impl PipeState {
     /// Lays a client's plain command on the pipe.
-    pub fn send(&mut self, client: ClientKey, target: Target, repeat: Repeat, now: Instant, request: &[u8]) {
+    pub fn send(&mut self, client: ClientKey, target: Target, repeat: Repeat, now: Instant, slot: u16, request: &[u8]) {
         self.gathered.from.add(client);
         self.pipe
-            .send(target, repeat, now, |out| out.extend_from_slice(request));
+            .send(target, repeat, now, slot, |out| out.extend_from_slice(request));
+    }
+
+    /// What is laid on it has waited already.
+    pub fn hurry(&mut self) {
+        self.gathered.urgent = true;
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// Until when what was gathered is held for those who are about to ask.
@@ -121,7 +155,7 @@ impl PipeState {
     }
 
     /// All replies of one read have been handed on.
-    fn replied(&mut self, now: Instant) {
+    pub fn replied(&mut self, now: Instant) {
         let answered = std::mem::take(&mut self.answered).clients;
         if let Some(wrote) = self.gathered.wrote.filter(|_| answered > 0) {
             self.gathered.took = now.saturating_duration_since(wrote);
@@ -130,9 +164,10 @@ impl PipeState {
         }
     }
 
-    fn new(kind: PipeKind) -> Self {
+    pub fn new(node: NodeKey, role: Role) -> Self {
         Self {
-            kind,
+            node,
+            role,
             pipe: Pipe::default(),
             input: BytesMut::new(),
             scanner: FrameScanner::default(),
@@ -144,104 +179,203 @@ impl PipeState {
             silent_since: None,
             fault: None,
             trouble: "not connected yet".into(),
+            owned: false,
+            leaves: None,
+            idle_since: None,
             waker: None,
         }
     }
 
-    fn give_up(&mut self, fault: LinkError) {
+    pub fn give_up(&mut self, fault: LinkError) {
         self.fault = Some(fault);
+        self.wake();
+    }
+
+    pub fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
+        }
+    }
+
+    fn note_waker(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            self.waker = Some(waker.clone());
         }
     }
 }
 
 impl Hub {
-    pub(super) fn open_own_pipes(&mut self) {
-        let kind = PipeKind {
+    /// Of the queues' calls.
+    pub(super) fn queue_kind(&self) -> PipeKind {
+        PipeKind {
             protocol: Protocol::Resp3,
             database: self.shared.config.upstream.database,
+        }
+    }
+
+    /// Those that each primary has from the start.
+    pub(super) fn open_own_pipes(&mut self, node: NodeKey) {
+        self.pipe_at(node, self.queue_kind());
+        if self.routes.node(node).ears.is_none() {
+            let ears = self.open_pipe(PipeState::new(node, Role::Ears));
+            self.routes.node_mut(node).ears = Some(ears);
+        }
+    }
+
+    pub(super) fn open_pipe(&mut self, mut state: PipeState) -> usize {
+        state.owned = self.routes.node(state.node).owns;
+        let index = self.pipes.insert(state);
+        self.new_pipes.push(index);
+        if let Some(opener) = self.opener.take() {
+            opener.wake();
+        }
+        index
+    }
+
+    /// Pipes that nobody serves yet.
+    pub fn poll_new_pipes(&mut self, cx: &mut Context<'_>) -> Poll<Vec<usize>> {
+        self.opener = Some(cx.waker().clone());
+        match self.new_pipes.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(std::mem::take(&mut self.new_pipes)),
+        }
+    }
+
+    pub fn line(&self, index: usize) -> Line {
+        let state = &self.pipes[index];
+        let queues = self.queue_kind();
+        let (kind, channel) = match state.role {
+            Role::Requests(kind) => (kind, None),
+            Role::Ears => (queues, Some(self.wake_channel())),
         };
-        for index in [QUEUES, EARS] {
-            self.pipes.push(PipeState::new(kind));
-            self.new_pipes.push(index);
+        Line {
+            endpoint: self.routes.node(state.node).endpoint.clone(),
+            kind,
+            calls: state.role == Role::Requests(queues),
+            channel,
         }
     }
 
-    /// The pipe for plain commands of that protocol and database. Database 0 is the one that the configuration names.
-    pub(super) fn pipe_for(&mut self, mut kind: PipeKind) -> usize {
-        if kind.database == 0 {
-            kind.database = self.shared.config.upstream.database;
-        }
-        let serves = |(index, pipe): &(usize, &PipeState)| *index != EARS && pipe.kind == kind;
-        match self.pipes.iter().enumerate().find(serves) {
-            Some((index, _)) => index,
-            None => {
-                self.pipes.push(PipeState::new(kind));
-                self.new_pipes.push(self.pipes.len() - 1);
-                self.pipes.len() - 1
-            }
-        }
-    }
-
-    pub fn take_new_pipes(&mut self) -> Vec<(usize, PipeKind)> {
-        let new = std::mem::take(&mut self.new_pipes);
-        new.into_iter().map(|index| (index, self.pipes[index].kind)).collect()
-    }
-
-    pub fn wake_channel(&self) -> String {
+    fn wake_channel(&self) -> String {
         let worker = self.name.strip_prefix("millrace-").unwrap_or(&self.name);
         wake_channel(&self.shared.config.prefix, worker)
     }
 
     pub fn pipe_up(&mut self, index: usize, stream: Rc<Stream>) {
+        self.now = Instant::now();
         let state = &mut self.pipes[index];
         state.stream = Some(stream);
         state.blocked = false;
         state.fault = None;
         state.trouble.clear();
-        match index {
-            QUEUES => self.counters.upstream_up.set(1),
-            EARS => self.queues.hears_again(Instant::now()),
-            _ => {}
+        match state.role {
+            Role::Requests(_) => {
+                self.queues.resume();
+                self.note_upstream();
+            }
+            Role::Ears => self.queues.hears_again(self.now),
         }
         self.want_flush();
     }
 
-    /// The connection is gone. What may go out again waits for the next one; whoever waits for the rest is told.
-    pub fn pipe_down(&mut self, index: usize, trouble: String) {
+    /// The connection is gone. What may go out again does, by whichever way is right now; whoever waits for the rest is
+    /// told. False: so is the pipe, as nothing needs it any more.
+    pub fn pipe_down(&mut self, index: usize, error: &LinkError) -> bool {
         self.now = Instant::now();
-        self.counters.upstream_connections_lost.add(1);
+        let trouble = error.to_string();
         let state = &mut self.pipes[index];
+        let (node, role) = (state.node, state.role);
         state.stream = None;
         state.input.clear();
         state.scanner = FrameScanner::default();
         state.silent_since = None;
+        state.leaves = None;
         state.waker = None;
-        let doubtful = state.pipe.lost();
+        let Lost { again, doubtful } = state.pipe.lost();
         let text = format!(
             "UNCERTAIN {trouble}; this command was sent before that, so it may have been executed and was not repeated"
         );
         state.trouble = trouble;
         for request in doubtful {
+            self.routes.left(request.slot);
             if let Target::Client { asker, .. } = request.to {
                 self.answer_error(asker, text.as_bytes());
             }
         }
-        if index == QUEUES {
-            self.counters.upstream_up.set(0);
-            // It goes to the same Redis and sends nothing by which it would notice.
-            self.pipes[EARS].give_up(LinkError::Lost(io::ErrorKind::ConnectionReset.into()));
+        again.iter().for_each(|request| self.routes.left(request.slot));
+        again.into_iter().for_each(|request| self.send_again(request));
+        if role == Role::Requests(self.queue_kind()) {
+            self.note_upstream();
+            // They go to the same Redis and send nothing by which they would notice.
+            if let Some(ears) = self.routes.node(node).ears {
+                self.pipes[ears].give_up(LinkError::Lost(io::ErrorKind::ConnectionReset.into()));
+            }
+            self.keep_keyless_off(node);
         }
         self.want_flush();
+        self.keep_pipe(index)
     }
 
-    /// There is no connection, and why. True: that is news.
-    pub fn pipe_trouble(&mut self, index: usize, trouble: String) -> bool {
+    /// There is no connection, and why. It is news when it has not been said before.
+    pub fn pipe_trouble(&mut self, index: usize, error: &LinkError) -> Trouble {
+        self.now = Instant::now();
+        let trouble = error.to_string();
         let state = &mut self.pipes[index];
-        let news = state.trouble != trouble;
+        let is_news = state.trouble != trouble;
         state.trouble = trouble;
-        news
+        if !self.routes.node(state.node).owns {
+            // It was to be asked for single requests, which go back to the owners of their slots.
+            for request in state.pipe.lost().again {
+                self.routes.left(request.slot);
+                self.detours.turn_away(request, Away::Later, self.now);
+            }
+            self.want_flush();
+        }
+        Trouble {
+            is_news,
+            goes_on: self.keep_pipe(index),
+        }
+    }
+
+    /// False: nothing needs it any more, and it is gone.
+    fn keep_pipe(&mut self, index: usize) -> bool {
+        let is_needed = self.is_needed(index);
+        if !is_needed {
+            let node = self.pipes.remove(index).node;
+            self.routes.remove_pipe(node, index);
+        }
+        is_needed
+    }
+
+    fn is_needed(&self, index: usize) -> bool {
+        let state = &self.pipes[index];
+        self.routes.node(state.node).owns || !state.pipe.is_empty()
+    }
+
+    /// Ready when the pipe, which has no connection, needs none.
+    pub fn poll_unneeded(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<()> {
+        match self.is_needed(index) {
+            true => {
+                self.pipes[index].note_waker(cx.waker());
+                Poll::Pending
+            }
+            false => Poll::Ready(()),
+        }
+    }
+
+    pub fn remove_pipe(&mut self, index: usize) {
+        self.keep_pipe(index);
+    }
+
+    /// Whether Redis can be worked with: the queues' pipe to a primary has a connection.
+    pub(super) fn note_upstream(&mut self) {
+        let kind = self.queue_kind();
+        let is_up = |node: &NodeKey| {
+            let mut pipes = self.routes.node(*node).pipes.iter();
+            pipes.any(|(known, index)| *known == kind && self.pipes[*index].is_up())
+        };
+        let up = self.routes.owning().iter().any(is_up);
+        self.counters.upstream_up.set(up.into());
     }
 
     /// What a pipe's task should wait for; `Err`: the connection is to be given up.
@@ -250,9 +384,7 @@ impl Hub {
         if let Some(fault) = state.fault.take() {
             return Err(fault);
         }
-        if !state.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
-            state.waker = Some(waker.clone());
-        }
+        state.note_waker(waker);
         Ok(Wish {
             read: true,
             write: state.blocked,
@@ -268,158 +400,30 @@ impl Hub {
         self.want_flush();
     }
 
-    /// Bytes from Redis. False: they are no RESP.
-    pub fn pipe_received(&mut self, index: usize, bytes: &[u8]) -> bool {
-        self.now = Instant::now();
-        let state = &mut self.pipes[index];
-        let mut held = std::mem::take(&mut state.input);
-        let mut scanner = std::mem::take(&mut state.scanner);
-        let input = match held.is_empty() {
-            true => bytes,
-            false => {
-                held.extend_from_slice(bytes);
-                &held[..]
-            }
-        };
-        let mut taken = 0;
-        let sound = loop {
-            match scanner.scan(&input[taken..]) {
-                Ok(None) => break true,
-                Ok(Some(Frame::Reply(len))) => {
-                    if !self.reply(index, &input[taken..taken + len]) {
-                        break false;
-                    }
-                    taken += len;
-                }
-                Ok(Some(Frame::Push(len))) => {
-                    self.pushed(&input[taken..taken + len]);
-                    taken += len;
-                }
-                Err(_) => break false,
-            }
-        };
-        let rest = match held.is_empty() {
-            true => BytesMut::from(&bytes[taken..]),
-            false => {
-                held.advance(taken);
-                held
-            }
-        };
-        let now = self.now;
-        let state = &mut self.pipes[index];
-        state.input = rest;
-        state.scanner = scanner;
-        state.silent_since = state.pipe.front().map(|_| now);
-        state.replied(now);
-        if state.pipe.wants_another_connection() {
-            state.give_up(LinkError::Refused("it does not execute commands for now".into()));
-        }
-        self.want_flush();
-        sound
-    }
-
-    /// One reply. False: nobody waits for one.
-    fn reply(&mut self, index: usize, reply: &[u8]) -> bool {
-        let state = &mut self.pipes[index];
-        let Some(front) = state.pipe.front() else { return false };
-        let for_lane = matches!(front.to, Target::Lane(_));
-        if reply[0] == b'-' && is_for_now(reply, for_lane) {
-            state.trouble = String::from_utf8_lossy(reply[1..].trim_ascii_end()).into_owned();
-            return state.pipe.refused();
-        }
-        let Some(answered) = state.pipe.answered() else {
-            return false;
-        };
-        match answered.to {
-            Target::Nobody => {}
-            Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(lane),
-            Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), self.now),
-            Target::Client { asker, command, splice } => {
-                self.pipes[index].answered.add(asker.client);
-                let took = self.now.saturating_duration_since(answered.since);
-                self.note_latency(command, took);
-                match splice {
-                    None => self.answer(asker, |out, _| {
-                        out.extend_from_slice(reply);
-                        None
-                    }),
-                    Some(splice) => self.answer_spliced(asker, *splice, reply),
-                }
-            }
-        }
-        true
-    }
-
-    fn answer_spliced(&mut self, asker: Asker, splice: Splice, reply: &[u8]) {
-        let numbers = self.shared.numbers();
-        let prefix = self.shared.config.prefix.clone();
-        self.answer(asker, |out, protocol| {
-            let out = &mut ReplyWriter::new(out, protocol);
-            match splice {
-                Splice::Info(sections) => local::info::splice(reply, sections, &numbers, out),
-                Splice::QueueNames(glob) => names::write(reply, &prefix, &glob, out),
-                Splice::CommandDocs(chosen) => local::command::splice_docs(reply, chosen, out),
-            }
-            None
-        });
-    }
-
-    /// Redis has forgotten the scripts (SCRIPT FLUSH, another Redis): nothing was executed.
-    fn load_and_repeat(&mut self, lane: LaneKey) {
-        let Some(call) = self.queues.call_in_flight(lane) else {
-            return;
-        };
-        let (shared, now) = (self.shared.clone(), self.now);
-        let PipeState { pipe, gathered, .. } = &mut self.pipes[QUEUES];
-        gathered.urgent = true;
-        for script in shared.scripts.all() {
-            let load = OwnedRequest::from_words(&["SCRIPT", "LOAD", &script.source]);
-            pipe.send(Target::Nobody, Repeat::Safe, now, |out| {
-                out.extend_from_slice(load.as_request().raw());
-            });
-        }
-        pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
-            out.extend_from_slice(&call)
-        });
-        self.want_flush();
-    }
-
-    /// A message on the wake channel, or the word that we listen to it.
-    fn pushed(&mut self, frame: &[u8]) {
-        let mut words = words_of_push(frame);
-        if words.next() == Some(b"message") {
-            let _channel = words.next();
-            if let Some(text) = words.next() {
-                self.queues.wake(text, self.now);
-            }
-        }
-    }
-
-    /// Something is to be called, and can be. Without a connection the lanes go on gathering, so that it is certain of
-    /// what was not sent that it was not done.
-    pub(super) fn may_call(&self) -> bool {
-        self.queues.has_calls() && self.pipes[QUEUES].stream.is_some()
-    }
-
-    /// Gathered calls go onto the pipe.
+    /// Gathered calls go onto the pipes. Without a connection the lanes go on gathering, so that it is certain of what was
+    /// not sent that it was not done.
     pub(super) fn send_calls(&mut self) {
-        if !self.may_call() {
-            return;
+        let (now, kind) = (self.now, self.queue_kind());
+        while let Some((lane, slot)) = self.queues.next_lane(now) {
+            let slot = self.routes.of_partition(slot);
+            let Some(index) = self.way(slot, kind).filter(|index| self.pipes[*index].is_up()) else {
+                self.queues.stall(lane);
+                continue;
+            };
+            if let Some(call) = self.queues.call(lane, now) {
+                self.routes.laid(slot);
+                let state = &mut self.pipes[index];
+                state.hurry();
+                let write = |out: &mut Vec<u8>| out.extend_from_slice(&call);
+                state.pipe.send(Target::Lane(lane), Repeat::Safe, now, slot, write);
+            }
         }
-        let now = self.now;
-        let PipeState { pipe, gathered, .. } = &mut self.pipes[QUEUES];
-        gathered.urgent = true;
-        self.queues.send(now, |lane, _slot, call| {
-            pipe.send(Target::Lane(lane), Repeat::Safe, now, |out| {
-                out.extend_from_slice(&call)
-            });
-        });
     }
 
     pub(super) fn write_pipes(&mut self) {
         let now = self.now;
         let mut held = None;
-        for state in &mut self.pipes {
+        for (_, state) in &mut self.pipes {
             let Some(stream) = &state.stream else { continue };
             let unsent = state.pipe.unsent();
             if state.blocked || unsent.is_empty() || state.fault.is_some() {
@@ -452,30 +456,43 @@ impl Hub {
         let now = self.now;
         let upstream = &self.shared.config.upstream;
         let (silence, patience) = (upstream.response_timeout, upstream.failover_timeout);
-        let Some(deadline) = now.checked_sub(patience) else {
-            return;
-        };
-        let mut given_up = Vec::new();
-        for state in &mut self.pipes {
+        for (_, state) in &mut self.pipes {
             let silent = state.silent_since.is_some_and(|since| now - since > silence);
-            if state.stream.is_some() && silent && state.pipe.front().is_some() && state.fault.is_none() {
+            if state.is_up() && silent && state.pipe.front().is_some() && state.fault.is_none() {
                 state.give_up(LinkError::Silent(silence));
             }
-            if state.stream.is_none() {
-                let late = state.pipe.give_up(|request| match request.to {
-                    Target::Client { .. } => request.since <= deadline,
-                    Target::Lane(_) | Target::Nobody => request.since + DOUBT <= now,
-                });
-                let text = format!(
-                    "UNAVAILABLE {}; waited for {patience:?}, nothing was done",
-                    state.trouble
-                );
-                given_up.extend(late.into_iter().map(|request| (request.to, text.clone())));
+            let is_useless = !self.routes.node(state.node).owns && state.pipe.is_empty();
+            state.idle_since = is_useless.then(|| state.idle_since.unwrap_or(now));
+            if state.is_up() && state.idle_since.is_some_and(|since| now - since > IDLE) {
+                state.give_up(LinkError::Unneeded);
             }
         }
-        for (to, text) in given_up {
-            match to {
-                Target::Client { asker, .. } => self.answer_error(asker, text.as_bytes()),
+        if let Some(deadline) = now.checked_sub(patience) {
+            self.give_up_waiting(deadline, patience);
+        }
+    }
+
+    fn give_up_waiting(&mut self, deadline: Instant, patience: Duration) {
+        let now = self.now;
+        let is_late = |to: &Target, since: Instant| match to {
+            Target::Client { .. } => since <= deadline,
+            Target::Lane(_) | Target::Nobody => since + DOUBT <= now,
+        };
+        let mut late = self.detours.take(|request| is_late(&request.to, request.since));
+        for (_, state) in &mut self.pipes {
+            if !state.is_up() {
+                let recalled = state.pipe.recall(|request| is_late(&request.to, request.since));
+                recalled.iter().for_each(|request| self.routes.left(request.slot));
+                late.extend(recalled);
+            }
+        }
+        for request in late {
+            match request.to {
+                Target::Client { asker, .. } => {
+                    let trouble = self.trouble_of(request.slot);
+                    let text = format!("UNAVAILABLE {trouble}; waited for {patience:?}, nothing was done");
+                    self.answer_error(asker, text.as_bytes());
+                }
                 Target::Lane(lane) => {
                     // It may have been applied, on a connection that was lost since.
                     let reply = format!("-UNCERTAIN no Redis for {DOUBT:?}; it is not known whether it was done\r\n");
@@ -484,36 +501,40 @@ impl Hub {
                 Target::Nobody => {}
             }
         }
-        let trouble = match self.pipes[QUEUES].trouble.as_str() {
-            "" => "Redis does not answer",
-            trouble => trouble,
-        };
-        let line = format!("UNAVAILABLE {trouble}; waited for {patience:?}, nothing was done");
-        let doubt = format!("UNCERTAIN {trouble}; waited for {patience:?}, it is not known whether it was done");
-        self.queues.give_up(deadline, &line.into(), &doubt.into());
+        let routes = &self.routes;
+        let troubles = self.queues.late_lanes(deadline);
+        let troubles = troubles
+            .into_iter()
+            .map(|(lane, slot)| (lane, self.trouble_of(routes.of_partition(slot))));
+        for (lane, trouble) in troubles.collect::<Vec<_>>() {
+            let line = format!("UNAVAILABLE {trouble}; waited for {patience:?}, nothing was done");
+            let doubt = format!("UNCERTAIN {trouble}; waited for {patience:?}, it is not known whether it was done");
+            self.queues.give_up(lane, deadline, &line.into(), &doubt.into());
+        }
+    }
+
+    /// Nodes that own nothing any more have had their time to answer.
+    pub(super) fn end_leave(&mut self) {
+        let now = self.now;
+        for (_, state) in &mut self.pipes {
+            if state.leaves.is_some_and(|end| end <= now) {
+                state.leaves = None;
+                state.give_up(match state.pipe.is_empty() {
+                    true => LinkError::Unneeded,
+                    false => LinkError::Moved,
+                });
+            }
+        }
+    }
+
+    pub(super) fn next_leave(&self) -> Option<Instant> {
+        self.pipes.iter().filter_map(|(_, state)| state.leaves).min()
     }
 }
 
-/// Errors by which Redis says that it did not execute a command, and will once it is in order or another one is found.
-fn is_for_now(reply: &[u8], for_lane: bool) -> bool {
-    let begins = |code: &[u8]| reply[1..].starts_with(code);
-    if begins(b"LOADING ") || begins(b"READONLY ") || begins(b"MASTERDOWN ") || begins(b"NOAUTH ") {
-        return true;
-    }
-    // Redis 6.2 wraps what a script's command came to; of the queues' scripts that is their first, so nothing was done.
-    for_lane && (begins(b"BUSY ") || memchr::memmem::find(reply, b"-READONLY ").is_some())
-}
-
-/// The bulk strings of a push frame.
-fn words_of_push(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let dollar = at + memchr::memchr(b'$', frame.get(at..)?)?;
-        let end = dollar + memchr::memchr(b'\r', &frame[dollar..])?;
-        let len = crate::resp::scanner::parse_integer(&frame[dollar + 1..end])?;
-        let start = end + 2;
-        let stop = start.checked_add(usize::try_from(len).ok()?)?;
-        at = stop;
-        frame.get(start..stop)
-    })
+/// What came of an attempt to connect.
+pub struct Trouble {
+    pub is_news: bool,
+    /// False: the pipe is gone.
+    pub goes_on: bool,
 }

@@ -24,9 +24,9 @@ use crate::queue::names;
 use crate::queue::operation::Operation;
 use crate::queue::parse::{Ask, parse};
 use crate::resp::scanner::{Limits, ProtocolError, Scan, Scanner};
-use crate::resp::{Protocol, ReplyWriter, Request};
+use crate::resp::{ReplyWriter, Request};
 use crate::upstream::link::PipeKind;
-use crate::upstream::pipe::Repeat;
+use crate::upstream::pipe::{Repeat, Unsent};
 
 /// Replies that are made here cost next to nothing to ask for (`COMMAND` is answered with 200 KB): a client is served
 /// no further while so many bytes of replies wait for its socket.
@@ -185,14 +185,11 @@ impl Hub {
     fn scan_queues(&mut self, asker: Asker, command: Option<CommandId>, request: Request<'_>) {
         match names::scan(request, &self.shared.config.prefix) {
             Ok((scan, glob)) => {
-                let kind = PipeKind {
-                    protocol: Protocol::Resp3,
-                    database: self.shared.config.upstream.database,
-                };
+                let slot = self.routes.slot_of(None);
                 self.send_plain(
                     asker,
                     command,
-                    kind,
+                    (slot, self.queue_kind()),
                     Repeat::Safe,
                     Some(Box::new(Splice::QueueNames(glob))),
                     scan.as_request(),
@@ -244,22 +241,42 @@ impl Hub {
             true => Repeat::Safe,
             false => Repeat::Unsafe,
         };
-        self.send_plain(asker, command, kind, repeat, splice, request);
+        let slot = self.routes.slot_of(how.first_key.map(|at| request.arg(at as usize)));
+        self.send_plain(asker, command, (slot, kind), repeat, splice, request);
     }
 
     fn send_plain(
         &mut self,
         asker: Asker,
         command: Option<CommandId>,
-        kind: PipeKind,
+        (slot, kind): (u16, PipeKind),
         repeat: Repeat,
         splice: Option<Box<Splice>>,
         request: Request<'_>,
     ) {
-        let index = self.pipe_for(kind);
-        let target = Target::Client { asker, command, splice };
+        let target = Target::Client {
+            asker,
+            kind,
+            command,
+            splice,
+        };
         let now = self.now;
-        self.pipes[index].send(asker.client, target, repeat, now, request.raw());
+        match self.way(slot, kind) {
+            Some(index) => {
+                self.routes.laid(slot);
+                self.pipes[index].send(asker.client, target, repeat, now, slot, request.raw());
+            }
+            None => {
+                let held = Unsent {
+                    to: target,
+                    repeat,
+                    since: now,
+                    slot,
+                    bytes: request.raw().to_vec(),
+                };
+                self.detours.hold(held, now);
+            }
+        }
     }
 
     fn serve_locally(&mut self, key: ClientKey, local: Local, request: Request<'_>) {

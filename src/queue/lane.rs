@@ -128,6 +128,8 @@ pub struct Lane {
     pub due: Option<Instant>,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
+    /// It stands among those that wait for their primary.
+    pub stalled: bool,
     pub pace: Pace,
     /// It stands in its worker's list of lanes that hold their call.
     pub held: bool,
@@ -157,6 +159,7 @@ impl Lane {
             woken: false,
             due: None,
             listed: false,
+            stalled: false,
             pace: Pace::default(),
             held: false,
             taken: Vec::new(),

@@ -64,6 +64,8 @@ pub struct Queues {
     awaiting: Awaiting,
     /// Lanes that may have something to send.
     listed: Vec<LaneKey>,
+    /// Lanes that could not call when they were asked, as their primary could not be reached.
+    stalled: Vec<LaneKey>,
     /// Lanes that hold their call for a crowd, and until when the first of them does.
     held_lanes: Vec<LaneKey>,
     held_until: Option<Instant>,
@@ -94,6 +96,7 @@ impl Queues {
             pops: Pops::default(),
             awaiting: Awaiting::default(),
             listed: Vec::new(),
+            stalled: Vec::new(),
             held_lanes: Vec::new(),
             held_until: None,
             dues: BinaryHeap::new(),
@@ -277,48 +280,69 @@ impl Queues {
         self.list(lane);
     }
 
-    /// Hands out each call that can go now. `send` gets the lane, for the reply, the slot of its keys, and the call's bytes.
-    pub fn send(&mut self, now: Instant, mut send: impl FnMut(LaneKey, u16, Bytes)) {
+    /// A lane that may have a call to make, and the slot of its keys: [`Self::call`] makes it, if it can go to its primary now,
+    /// else the lane is [stalled](Self::stall).
+    pub fn next_lane(&mut self, now: Instant) -> Option<(LaneKey, u16)> {
         while let Some(key) = self.listed.pop() {
             let lane = &mut self.lanes[key as usize];
             lane.listed = false;
-            if let Some(end) = lane.holds(now) {
-                self.hold(key, end);
-                continue;
+            match lane.holds(now) {
+                Some(end) => self.hold(key, end),
+                None => return Some((key, lane.partition.slot)),
             }
-            let Some((call, to)) = lane.next_call(&mut self.pops) else {
-                continue;
-            };
-            for asker in std::mem::take(&mut lane.taken) {
-                let lanes = self.pops.get(&asker).map(|request| request.lanes.clone());
-                for other in lanes.into_iter().flatten().filter(|other| *other != key) {
-                    self.lanes[other as usize].parked.left(&self.pops);
-                }
-            }
-            let lane = &mut self.lanes[key as usize];
-            self.sequence += 1;
-            self.jitter ^= self.jitter << 13;
-            self.jitter ^= self.jitter >> 7;
-            self.jitter ^= self.jitter << 17;
-            let jitter = (self.jitter >> 11) as f64 / (1u64 << 53) as f64;
-            if let Call::Batch { operations, .. } = &call {
-                self.tally.batches += 1;
-                self.tally.batched += operations.len() as u64;
-            }
-            let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
-            lane.pace.sent();
-            self.flights += 1;
-            lane.flight = Some(Flight {
-                sent: now,
-                sequence: self.sequence,
-                call,
-                to,
-                bytes: bytes.clone(),
-            });
-            let slot = lane.partition.slot;
-            self.count(key);
-            send(key, slot, bytes);
         }
+        None
+    }
+
+    /// It gathers on until [`Self::resume`].
+    pub fn stall(&mut self, key: LaneKey) {
+        let lane = &mut self.lanes[key as usize];
+        if !lane.stalled {
+            lane.stalled = true;
+            self.stalled.push(key);
+        }
+    }
+
+    /// Some of the lanes that were stalled may be able to call.
+    pub fn resume(&mut self) {
+        for key in std::mem::take(&mut self.stalled) {
+            self.lanes[key as usize].stalled = false;
+            self.list(key);
+        }
+    }
+
+    /// The lane's next call, if it has one to make.
+    pub fn call(&mut self, key: LaneKey, now: Instant) -> Option<Bytes> {
+        let lane = &mut self.lanes[key as usize];
+        let (call, to) = lane.next_call(&mut self.pops)?;
+        for asker in std::mem::take(&mut lane.taken) {
+            let lanes = self.pops.get(&asker).map(|request| request.lanes.clone());
+            for other in lanes.into_iter().flatten().filter(|other| *other != key) {
+                self.lanes[other as usize].parked.left(&self.pops);
+            }
+        }
+        let lane = &mut self.lanes[key as usize];
+        self.sequence += 1;
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        let jitter = (self.jitter >> 11) as f64 / (1u64 << 53) as f64;
+        if let Call::Batch { operations, .. } = &call {
+            self.tally.batches += 1;
+            self.tally.batched += operations.len() as u64;
+        }
+        let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+        lane.pace.sent();
+        self.flights += 1;
+        lane.flight = Some(Flight {
+            sent: now,
+            sequence: self.sequence,
+            call,
+            to,
+            bytes: bytes.clone(),
+        });
+        self.count(key);
+        Some(bytes)
     }
 
     fn hold(&mut self, key: LaneKey, end: Instant) {
@@ -734,49 +758,46 @@ impl Queues {
         }
     }
 
-    /// Answers those whom Redis has kept waiting since before `deadline`. A pop that blocks has the patience it said.
-    /// `line`: why, for those never sent; `doubt`: for those whose call may have been applied.
-    pub fn give_up(&mut self, deadline: Instant, line: &Bytes, doubt: &Bytes) {
-        let mut refused = Vec::new();
-        let mut left = Vec::new();
-        for (key, lane) in &mut self.lanes {
-            let pops = &self.pops;
-            let late = |to: &To, since: Instant| {
-                since <= deadline
-                    && match to {
-                        To::Pop(asker) => pops.get(asker).is_none_or(|request| {
-                            !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
-                        }),
-                        To::Asker(_) | To::ManyIds(_) => true,
-                        To::Nobody => false,
-                    }
-            };
-            if lane.waiting.iter().any(|entry| late(&entry.to, entry.since)) {
-                let gone = lane.take_waiting(|entry| late(&entry.to, entry.since));
-                refused.extend(gone.into_iter().map(|entry| (entry.to, line.clone())));
-                left.push(key as LaneKey);
-            }
-            for (to, since) in lane.again.iter_mut().flat_map(|(_, to)| to) {
-                if late(to, *since) {
-                    refused.push((std::mem::replace(to, To::Nobody), line.clone()));
-                }
-            }
-            let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
-            for (to, since) in flight {
-                if late(to, *since) {
-                    let error = match to {
-                        To::Pop(_) => line,
-                        _ => doubt,
-                    };
-                    refused.push((std::mem::replace(to, To::Nobody), error.clone()));
-                }
+    /// Lanes where somebody has been kept waiting since before `deadline`, and the slot of their keys.
+    pub fn late_lanes(&self, deadline: Instant) -> Vec<(LaneKey, u16)> {
+        let late = |to: &To, since: Instant| is_late(&self.pops, to, since, deadline);
+        let is_late = |lane: &Lane| {
+            let again = lane.again.iter().flat_map(|(_, to)| to);
+            let flight = lane.flight.iter().flat_map(|flight| &flight.to);
+            lane.waiting.iter().any(|entry| late(&entry.to, entry.since))
+                || again.chain(flight).any(|(to, since)| late(to, *since))
+        };
+        let lanes = self.lanes.iter().filter(|(_, lane)| is_late(lane));
+        lanes.map(|(key, lane)| (key as LaneKey, lane.partition.slot)).collect()
+    }
+
+    /// Answers those of a lane whom Redis has kept waiting since before `deadline`. A pop that blocks has the patience it
+    /// said. `line`: why, for those never sent; `doubt`: for those whose call may have been applied.
+    pub fn give_up(&mut self, key: LaneKey, deadline: Instant, line: &Bytes, doubt: &Bytes) {
+        let Some(lane) = self.lanes.get_mut(key as usize) else {
+            return;
+        };
+        let late = |to: &To, since: Instant| is_late(&self.pops, to, since, deadline);
+        let gone = lane.take_waiting(|entry| late(&entry.to, entry.since));
+        let mut refused: Vec<_> = gone.into_iter().map(|entry| (entry.to, line)).collect();
+        for (to, since) in lane.again.iter_mut().flat_map(|(_, to)| to) {
+            if late(to, *since) {
+                refused.push((std::mem::replace(to, To::Nobody), line));
             }
         }
-        for key in left {
-            self.count(key);
+        let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
+        for (to, since) in flight {
+            if late(to, *since) {
+                let error = match to {
+                    To::Pop(_) => line,
+                    _ => doubt,
+                };
+                refused.push((std::mem::replace(to, To::Nobody), error));
+            }
         }
+        self.count(key);
         for (to, line) in refused {
-            self.refuse(to, line);
+            self.refuse(to, line.clone());
         }
     }
 
@@ -796,7 +817,7 @@ impl Queues {
 
     /// Whether anybody waits for Redis.
     pub fn is_waiting(&self) -> bool {
-        self.flights > 0 || !self.listed.is_empty() || !self.held_lanes.is_empty()
+        self.flights > 0 || !self.listed.is_empty() || !self.stalled.is_empty() || !self.held_lanes.is_empty()
     }
 
     /// Bytes of payloads that wait.
@@ -860,7 +881,7 @@ impl Queues {
         let idle: Vec<_> = self
             .lanes
             .iter()
-            .filter(|(key, lane)| lane.is_idle() && !lane.listed && !lane.held && !pops_ask(*key))
+            .filter(|(key, lane)| lane.is_idle() && !lane.listed && !lane.stalled && !lane.held && !pops_ask(*key))
             .map(|(key, _)| key)
             .collect();
         for key in idle {
@@ -884,6 +905,18 @@ fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f6
         }
         Call::Single(single) => single.encode(scripts, partition, settings, sequence),
     }
+}
+
+/// It has waited since before `deadline`, and nobody said that it may for longer.
+fn is_late(pops: &Pops, to: &To, since: Instant, deadline: Instant) -> bool {
+    since <= deadline
+        && match to {
+            To::Pop(asker) => pops.get(asker).is_none_or(|request| {
+                !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
+            }),
+            To::Asker(_) | To::ManyIds(_) => true,
+            To::Nobody => false,
+        }
 }
 
 fn claims_nothing(operation: &Operation) -> bool {

@@ -40,9 +40,12 @@ pub enum LinkError {
     Replica,
     #[error("what answers is no Redis")]
     NotRedis,
-    /// The sentinels have named another one.
+    /// Sentinels or a cluster have named another one.
     #[error("another Redis is the primary now")]
     Moved,
+    /// It owns nothing any more, and owes nothing.
+    #[error("nothing is asked of this Redis any more")]
+    Unneeded,
     #[error("it is not known which Redis is the primary")]
     NoPrimary,
 }
@@ -90,6 +93,16 @@ pub async fn connect(endpoint: &Endpoint, config: &Config, greeting: &Greeting<'
     }
 }
 
+/// A connection over which a node may be asked about itself: let in, and no more. It may be a replica, or not ready.
+pub async fn enter(endpoint: &Endpoint, config: &Config) -> Result<Stream, LinkError> {
+    let stream = open(endpoint, config.upstream.tls.as_deref()).await?;
+    if let Some(words) = letting_in(config, Protocol::Resp2)? {
+        let reply = call(&stream, &words).await?;
+        check(&words, &reply)?;
+    }
+    Ok(stream)
+}
+
 /// A connection over which no command was sent yet.
 pub async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<Stream, LinkError> {
     let (host, port) = match endpoint {
@@ -122,27 +135,27 @@ async fn greet(stream: &Stream, config: &Config, greeting: &Greeting<'_>) -> Res
     Ok(())
 }
 
-/// In their order; each is answered before the next is sent.
-fn introductions(config: &Config, greeting: &Greeting<'_>) -> Result<Vec<Vec<String>>, LinkError> {
-    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let mut all = Vec::new();
+/// What a connection begins with, if anything.
+fn letting_in(config: &Config, protocol: Protocol) -> Result<Option<Vec<String>>, LinkError> {
+    let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     let credentials = config.upstream.credentials.as_ref();
     let user = credentials.and_then(|credentials| credentials.username.as_deref());
     let password = credentials.map(|credentials| credentials.password.read()).transpose();
     let password = password.map_err(LinkError::Password)?;
-    match (greeting.kind.protocol, password.as_deref().map(Secret::expose)) {
-        (Protocol::Resp3, Some(password)) => {
-            all.push(words(&["HELLO", "3", "AUTH", user.unwrap_or("default"), password]))
-        }
-        (Protocol::Resp3, None) => all.push(words(&["HELLO", "3"])),
-        (Protocol::Resp2, Some(password)) => {
-            let mut auth = words(&["AUTH"]);
-            auth.extend(user.map(str::to_owned));
-            auth.push(password.to_owned());
-            all.push(auth);
-        }
-        (Protocol::Resp2, None) => {}
-    }
+    Ok(match (protocol, password.as_deref().map(Secret::expose), user) {
+        (Protocol::Resp3, Some(password), user) => words(&["HELLO", "3", "AUTH", user.unwrap_or("default"), password]),
+        (Protocol::Resp3, None, _) => words(&["HELLO", "3"]),
+        (Protocol::Resp2, Some(password), Some(user)) => words(&["AUTH", user, password]),
+        (Protocol::Resp2, Some(password), None) => words(&["AUTH", password]),
+        (Protocol::Resp2, None, _) => None,
+    })
+}
+
+/// In their order; each is answered before the next is sent.
+fn introductions(config: &Config, greeting: &Greeting<'_>) -> Result<Vec<Vec<String>>, LinkError> {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let mut all = Vec::new();
+    all.extend(letting_in(config, greeting.kind.protocol)?);
     all.push(words(&["PING"]));
     all.push(words(&["ROLE"]));
     all.push(words(&["CLIENT", "SETNAME", greeting.name]));

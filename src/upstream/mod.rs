@@ -3,12 +3,15 @@
 //! - [`embedded`]: a redis-server of our own, started, watched and ended.
 //! - [`link`]: a new connection, until it may be used.
 //! - [`tls`]: whom to trust on the way there, and as whom to come.
-//! - [`topology`]: who the primary is; [`sentinel`] finds out by asking sentinels.
+//! - [`topology`]: which Redis serves which slot; [`sentinel`] and [`cluster`] find out.
+//! - [`redirect`]: the errors by which a node sends a request elsewhere.
 //! - [`pipe`]: the requests of many clients on one connection, and what becomes of them when it is lost.
 
+pub mod cluster;
 pub mod embedded;
 pub mod link;
 pub mod pipe;
+pub mod redirect;
 pub mod sentinel;
 pub mod tls;
 pub mod topology;

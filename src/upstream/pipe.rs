@@ -1,7 +1,7 @@
 //! The requests of many clients on one connection to Redis: what was sent, what waits for its reply, what to send again.
 //!
-//! A pipe outlives its connections. It keeps the bytes of each request until the reply is here, so that after a lost
-//! connection it sends again what is safe to send again. It decides; it does no I/O (that is [`super::link`]).
+//! It keeps the bytes of each request until the reply is here, so that it can hand back what must go out again: here, on the
+//! next connection, or to another node (`hub/routes.rs`). It decides; it does no I/O (that is [`super::link`]).
 //!
 //! ```text
 //!            base                written                end
@@ -14,6 +14,7 @@ use std::time::Instant;
 
 /// Sent bytes that have their reply are thrown away when so many of them stand before the first that has none.
 const COMPACT_AFTER: usize = 256 * 1024;
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
 /// May this request be sent a second time when nobody knows what became of the first?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,44 @@ pub struct Pending<T> {
     pub repeat: Repeat,
     /// When it came to us.
     pub since: Instant,
+    pub slot: u16,
+    /// ASKING stands before it, which has a reply of its own.
+    asking: Asking,
     start: u64,
     len: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    No,
+    Sent,
+    Answered,
+}
+
+impl<T> Pending<T> {
+    /// It is here by another node's word, for this once.
+    pub fn is_asking(&self) -> bool {
+        self.asking != Asking::No
+    }
+}
+
+/// A request that is on no connection, to be sent.
+#[derive(Debug)]
+pub struct Unsent<T> {
+    pub to: T,
+    pub repeat: Repeat,
+    pub since: Instant,
+    pub slot: u16,
+    pub bytes: Vec<u8>,
+}
+
+/// What becomes of the requests of a connection that is gone.
+#[derive(Debug)]
+pub struct Lost<T> {
+    /// To be sent again, in this order.
+    pub again: Vec<Unsent<T>>,
+    /// They may have been executed, and must not be executed twice.
+    pub doubtful: Vec<Pending<T>>,
 }
 
 #[derive(Debug)]
@@ -41,9 +78,8 @@ pub struct Pipe<T> {
     base: u64,
     written: u64,
     pending: VecDeque<Pending<T>>,
-    /// Requests that Redis refused to execute for now, with their bytes. While there are any nothing more is sent;
-    /// on the next connection they go first.
-    refused: Vec<(Pending<T>, Vec<u8>)>,
+    /// Requests that Redis refused to execute for now. While there are any nothing more is sent.
+    refused: Vec<Unsent<T>>,
 }
 
 impl<T> Default for Pipe<T> {
@@ -61,7 +97,7 @@ impl<T> Default for Pipe<T> {
 impl<T> Pipe<T> {
     /// Queues a request; `write` appends its bytes.
     /// It is on its way when [`Self::unsent`] has been written.
-    pub fn send(&mut self, to: T, repeat: Repeat, since: Instant, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn send(&mut self, to: T, repeat: Repeat, since: Instant, slot: u16, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.end();
         write(&mut self.out);
         let len = (self.end() - start) as usize;
@@ -69,9 +105,32 @@ impl<T> Pipe<T> {
             to,
             repeat,
             since,
+            slot,
+            asking: Asking::No,
             start,
             len,
         });
+    }
+
+    pub fn send_again(&mut self, request: Unsent<T>) {
+        let Unsent {
+            to,
+            repeat,
+            since,
+            slot,
+            bytes,
+        } = request;
+        self.send(to, repeat, since, slot, |out| out.extend_from_slice(&bytes));
+    }
+
+    /// With ASKING before it: the two go out together.
+    pub fn send_asking(&mut self, request: Unsent<T>) {
+        let mut bytes = ASKING.to_vec();
+        bytes.extend_from_slice(&request.bytes);
+        self.send_again(Unsent { bytes, ..request });
+        if let Some(last) = self.pending.back_mut() {
+            last.asking = Asking::Sent;
+        }
     }
 
     /// What should be written to the socket next.
@@ -92,6 +151,18 @@ impl<T> Pipe<T> {
         self.pending.front().filter(|front| front.start < self.written)
     }
 
+    /// The next reply is that of an ASKING, which is nobody's. Its request's comes behind it.
+    pub fn takes_asking(&mut self) -> bool {
+        let written = self.written;
+        match self.pending.front_mut() {
+            Some(front) if front.start < written && front.asking == Asking::Sent => {
+                front.asking = Asking::Answered;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The oldest request that was sent has its reply. `None`: it is a reply to nothing.
     pub fn answered(&mut self) -> Option<Pending<T>> {
         self.front()?;
@@ -100,17 +171,22 @@ impl<T> Pipe<T> {
         answered
     }
 
+    /// The oldest request that was sent was not executed here, and goes on elsewhere. `None`: it is a reply to nothing.
+    pub fn turned_away(&mut self) -> Option<Unsent<T>> {
+        self.front()?;
+        let front = self.pending.pop_front()?;
+        let request = unsent(front, self.base, &self.out);
+        self.forget_answered();
+        Some(request)
+    }
+
     /// The oldest request that was sent was refused for now (`LOADING`, `READONLY` …), so it was not executed.
     /// It is kept and nothing more is sent until [`Self::lost`]. False: it is a reply to nothing.
     pub fn refused(&mut self) -> bool {
-        let Some(front) = self.front() else { return false };
-        let from = (front.start - self.base) as usize;
-        let bytes = self.out[from..from + front.len].to_vec();
-        if let Some(front) = self.pending.pop_front() {
-            self.refused.push((front, bytes));
-        }
-        self.forget_answered();
-        true
+        let refused = self.turned_away();
+        let there_was_one = refused.is_some();
+        self.refused.extend(refused);
+        there_was_one
     }
 
     /// Redis refuses, and every request that it has been sent has been answered or refused: time for a new connection.
@@ -118,46 +194,51 @@ impl<T> Pipe<T> {
         !self.refused.is_empty() && self.front().is_none()
     }
 
-    /// The connection is gone. Everything goes out again on the next one, but for what may have been executed and must
-    /// not be executed twice: that is given back, to be answered with an error.
-    pub fn lost(&mut self) -> Vec<Pending<T>> {
-        let written = self.written;
-        self.requeue(|request| {
-            // A request that is not whole on the wire is not executed.
-            request.repeat == Repeat::Safe || request.start + request.len as u64 > written
-        })
-    }
-
-    /// Takes out what `waited_enough` says of, whoever waits for it. Only without a connection, when nothing is on its way.
-    pub fn give_up(&mut self, waited_enough: impl Fn(&Pending<T>) -> bool) -> Vec<Pending<T>> {
-        match self.pending.iter().any(&waited_enough) {
-            true => self.requeue(|request| !waited_enough(request)),
-            false => Vec::new(),
-        }
-    }
-
-    /// Lays all requests that `keep` says of into a new buffer, none of them sent; gives back the others.
-    fn requeue(&mut self, keep: impl Fn(&Pending<T>) -> bool) -> Vec<Pending<T>> {
-        let refused = std::mem::take(&mut self.refused);
+    /// The connection is gone. Everything goes out again, but for what may have been executed and must not be executed
+    /// twice. The pipe is empty then.
+    pub fn lost(&mut self) -> Lost<T> {
         let old = std::mem::take(self);
-        let mut dropped = Vec::new();
-        for (request, bytes) in refused {
-            self.send(request.to, request.repeat, request.since, |out| {
-                out.extend_from_slice(&bytes)
-            });
-        }
+        let (mut again, mut doubtful) = (old.refused, Vec::new());
         for request in old.pending {
-            if !keep(&request) {
-                dropped.push(request);
+            // A request that is not whole on the wire is not executed.
+            let is_whole = request.start + request.len as u64 <= old.written;
+            match is_whole && request.repeat == Repeat::Unsafe {
+                true => doubtful.push(request),
+                false => again.push(unsent(request, old.base, &old.out)),
+            }
+        }
+        Lost { again, doubtful }
+    }
+
+    /// Takes out those that `leaves` says of, as long as no byte of them was sent.
+    pub fn recall(&mut self, leaves: impl Fn(&Pending<T>) -> bool) -> Vec<Unsent<T>> {
+        let first = self.pending.partition_point(|request| request.start < self.written);
+        if !self.pending.range(first..).any(&leaves) {
+            return Vec::new();
+        }
+        let rest = self.pending.split_off(first);
+        let start = rest.front().map_or(self.end(), |front| front.start);
+        let bytes = self.out.split_off((start - self.base) as usize);
+        let mut recalled = Vec::new();
+        for request in rest {
+            if leaves(&request) {
+                recalled.push(unsent(request, start, &bytes));
                 continue;
             }
-            let from = (request.start - old.base) as usize;
-            let bytes = &old.out[from..from + request.len];
-            self.send(request.to, request.repeat, request.since, |out| {
-                out.extend_from_slice(bytes)
+            let from = (request.start - start) as usize;
+            let moved = self.end();
+            self.out.extend_from_slice(&bytes[from..from + request.len]);
+            self.pending.push_back(Pending {
+                start: moved,
+                ..request
             });
         }
-        dropped
+        recalled
+    }
+
+    /// All that wait for a reply or to be sent, in their order.
+    pub fn pending(&self) -> impl Iterator<Item = &Pending<T>> {
+        self.pending.iter()
     }
 
     /// Requests that wait, sent or not.
@@ -171,7 +252,7 @@ impl<T> Pipe<T> {
 
     /// Bytes held.
     pub fn buffered(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.refused.iter().map(|request| request.bytes.len()).sum::<usize>()
     }
 
     fn end(&self) -> u64 {
@@ -191,22 +272,47 @@ impl<T> Pipe<T> {
     }
 }
 
+/// Takes a request's bytes along, out of a buffer that begins at `base`.
+fn unsent<T>(request: Pending<T>, base: u64, out: &[u8]) -> Unsent<T> {
+    let from = (request.start - base) as usize;
+    let bytes = &out[from..from + request.len];
+    let bytes = match request.asking {
+        Asking::No => bytes,
+        Asking::Sent | Asking::Answered => &bytes[ASKING.len()..],
+    };
+    Unsent {
+        to: request.to,
+        repeat: request.repeat,
+        since: request.since,
+        slot: request.slot,
+        bytes: bytes.to_vec(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn pipe(requests: &[(&'static str, Repeat)]) -> Pipe<&'static str> {
         let mut pipe = Pipe::default();
-        for &(request, repeat) in requests {
-            pipe.send(request, repeat, Instant::now(), |out| {
-                out.extend_from_slice(request.as_bytes())
-            });
-        }
+        requests
+            .iter()
+            .for_each(|&(request, repeat)| send(&mut pipe, request, repeat));
         pipe
     }
 
-    fn names(requests: Vec<Pending<&'static str>>) -> Vec<&'static str> {
-        requests.into_iter().map(|request| request.to).collect()
+    fn send(pipe: &mut Pipe<&'static str>, request: &'static str, repeat: Repeat) {
+        let slot = u16::from(request.as_bytes()[request.len() - 1] - b'0');
+        pipe.send(request, repeat, Instant::now(), slot, |out| {
+            out.extend_from_slice(request.as_bytes())
+        });
+    }
+
+    fn texts(requests: Vec<Unsent<&'static str>>) -> Vec<String> {
+        requests
+            .into_iter()
+            .map(|request| String::from_utf8(request.bytes).unwrap())
+            .collect()
     }
 
     #[test]
@@ -218,24 +324,25 @@ mod tests {
             ("set-4", Repeat::Unsafe),
         ]);
         pipe.wrote("get-1set-2se".len());
-        assert_eq!(names(pipe.lost()), ["set-2"]);
-        assert_eq!(pipe.unsent(), b"get-1set-3set-4");
+        let Lost { again, doubtful } = pipe.lost();
+        assert_eq!(doubtful.iter().map(|request| request.to).collect::<Vec<_>>(), ["set-2"]);
+        assert_eq!(texts(again), ["get-1", "set-3", "set-4"]);
+        assert!(pipe.is_empty());
     }
 
     #[test]
     fn what_was_refused_goes_first_on_the_next_connection() {
         let mut pipe = pipe(&[("set-1", Repeat::Unsafe), ("set-2", Repeat::Unsafe)]);
         pipe.wrote(10);
-        pipe.send("set-3", Repeat::Unsafe, Instant::now(), |out| {
-            out.extend_from_slice(b"set-3")
-        });
+        send(&mut pipe, "set-3", Repeat::Unsafe);
         assert!(pipe.refused());
         assert_eq!(pipe.unsent(), b"", "nothing is sent past a refused request");
         assert!(!pipe.wants_another_connection(), "set-2 may still be answered");
         assert_eq!(pipe.answered().unwrap().to, "set-2");
         assert!(pipe.wants_another_connection());
-        assert!(pipe.lost().is_empty());
-        assert_eq!(pipe.unsent(), b"set-1set-3");
+        let Lost { again, doubtful } = pipe.lost();
+        assert!(doubtful.is_empty());
+        assert_eq!(texts(again), ["set-1", "set-3"]);
     }
 
     #[test]
@@ -252,5 +359,40 @@ mod tests {
         pipe.answered();
         pipe.answered();
         assert_eq!((pipe.buffered(), pipe.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_not_sent_can_be_recalled_and_the_rest_goes_on() {
+        let mut pipe = pipe(&[
+            ("set-1", Repeat::Unsafe),
+            ("set-2", Repeat::Unsafe),
+            ("set-1", Repeat::Unsafe),
+            ("set-3", Repeat::Unsafe),
+            ("set-2", Repeat::Unsafe),
+        ]);
+        pipe.wrote(7); // half of the second
+        let recalled = pipe.recall(|request| request.slot != 3);
+        assert_eq!(texts(recalled), ["set-1", "set-2"]);
+        assert_eq!(pipe.unsent(), b"t-2set-3");
+        pipe.wrote(8);
+        for expected in ["set-1", "set-2", "set-3"] {
+            assert_eq!(pipe.answered().unwrap().to, expected);
+        }
+        assert!(pipe.is_empty());
+    }
+
+    #[test]
+    fn asking_goes_before_its_request_alone_and_its_reply_is_nobodys() {
+        let mut pipe = pipe(&[("set-1", Repeat::Unsafe)]);
+        pipe.wrote(5);
+        let turned_away = pipe.turned_away().unwrap();
+        let mut other = Pipe::default();
+        other.send_asking(turned_away);
+        assert_eq!(other.unsent(), b"*1\r\n$6\r\nASKING\r\nset-1");
+        other.wrote(other.unsent().len());
+        assert!(other.takes_asking());
+        assert!(!other.takes_asking());
+        let again = other.turned_away().unwrap();
+        assert_eq!(again.bytes, b"set-1", "elsewhere it asks for itself");
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::link::{self, LinkError};
-use super::topology::{Known, Topology, Watcher};
+use super::topology::{Snapshot, Topology, Watcher};
 use crate::config::{Endpoint, Sentinels};
 use crate::resp::reader::{Element, Reader};
 
@@ -54,7 +54,7 @@ pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watc
         conclude(&watcher, answers, &mut complaint);
         tokio::select! {
             () = sleep(pause) => {}
-            () = watcher.doubted() => {
+            _ = watcher.doubted() => {
                 // Many doubt, one after another, and again while it lasts: the first is heeded at once.
                 if Instant::now() < hurry_until {
                     sleep(HURRY).await;
@@ -93,7 +93,8 @@ fn learn(settings: &Sentinels, learned: &mut Vec<Endpoint>, word: &Result<Word, 
 
 /// The latest election's word is published. Without any that is as late as what is known, that stays.
 fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
-    let known = watcher.known();
+    let known = watcher.snapshot();
+    let is_unknown = known.shards().is_empty();
     let mut complaints = Vec::new();
     let mut latest: Option<Word> = None;
     for (sentinel, word) in answers {
@@ -106,18 +107,14 @@ fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
     complaints.sort_unstable();
     let told = complaints.join("; ");
     match latest {
-        Some(word) if known.primary.is_err() || word.epoch > known.epoch => {
+        Some(word) if is_unknown || word.epoch > known.epoch => {
             let (primary, epoch) = (word.primary, word.epoch);
             info!(%primary, epoch, "the sentinels named the primary");
-            watcher.publish(Known {
-                primary: Ok(primary),
-                epoch,
-            });
+            watcher.publish(Snapshot::whole(primary, Vec::new(), epoch));
         }
         Some(_) => {}
-        None if known.primary.is_err() => {
-            let primary = Err(format!("no sentinel names the primary: {told}"));
-            watcher.publish(Known { primary, epoch: 0 });
+        None if is_unknown => {
+            watcher.publish(Snapshot::unknown(format!("no sentinel names the primary: {told}")));
         }
         None => {}
     }
@@ -208,7 +205,7 @@ fn endpoint(fields: &Fields) -> Option<Endpoint> {
 
 /// Starts the watcher on a thread of its own, so that no worker waits for a sentinel.
 pub fn start(settings: Sentinels, connect_timeout: Duration) -> std::io::Result<Topology> {
-    let (topology, watcher) = Topology::watched(Err("no sentinel has answered yet".to_owned()));
+    let (topology, watcher) = Topology::watched(Snapshot::unknown("no sentinel has answered yet"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("sentinel".to_owned())
@@ -231,25 +228,25 @@ mod tests {
 
     #[test]
     fn the_latest_election_is_believed_and_never_an_earlier_one() {
-        let (topology, watcher) = Topology::watched(Err(String::new()));
+        let (topology, watcher) = Topology::watched(Snapshot::unknown(""));
         let mut complaint = String::new();
         let mut hear = |answers| {
             conclude(&watcher, answers, &mut complaint);
-            topology.primary()
+            topology.snapshot().first_primary().cloned()
         };
-        assert_eq!(hear(vec![says(7, 0)]), Ok(Endpoint::local(7)), "epoch 0 is one too");
-        assert_eq!(hear(vec![says(8, 3), says(7, 2)]), Ok(Endpoint::local(8)));
-        assert_eq!(hear(vec![says(7, 2)]), Ok(Endpoint::local(8)));
+        assert_eq!(hear(vec![says(7, 0)]), Some(Endpoint::local(7)), "epoch 0 is one too");
+        assert_eq!(hear(vec![says(8, 3), says(7, 2)]), Some(Endpoint::local(8)));
+        assert_eq!(hear(vec![says(7, 2)]), Some(Endpoint::local(8)));
         let silent = || (Endpoint::local(1), Err("no answer".to_owned()));
-        assert_eq!(hear(vec![silent()]), Ok(Endpoint::local(8)));
+        assert_eq!(hear(vec![silent()]), Some(Endpoint::local(8)));
     }
 
     #[test]
     fn what_each_sentinel_said_is_the_reason_why_no_primary_is_known() {
-        let (topology, watcher) = Topology::watched(Err(String::new()));
+        let (topology, watcher) = Topology::watched(Snapshot::unknown(""));
         let refused = (Endpoint::local(1), Err("ERR No such master with that name".to_owned()));
         conclude(&watcher, vec![refused], &mut String::new());
-        let reason = topology.primary().expect_err("nobody named one");
+        let reason = topology.snapshot().trouble.clone();
         assert!(reason.contains("127.0.0.1:1: ERR No such master"), "{reason}");
     }
 }

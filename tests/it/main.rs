@@ -8,6 +8,7 @@ mod support;
 mod abuse;
 mod chaos;
 mod clients;
+mod cluster;
 mod compression;
 mod contract;
 mod credentials;

@@ -1,0 +1,228 @@
+//! What comes from Redis: bytes become replies, and a reply goes to whoever waits for it, or its request goes on elsewhere.
+
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Hub;
+use super::detours::Away;
+use super::pipes::Target;
+use crate::asker::Asker;
+use crate::local;
+use crate::plan::Splice;
+use crate::queue::lane::LaneKey;
+use crate::queue::names;
+use crate::resp::frame::Frame;
+use crate::resp::{OwnedRequest, ReplyWriter};
+use crate::upstream::link::LinkError;
+use crate::upstream::pipe::Repeat;
+use crate::upstream::redirect::Redirect;
+use crate::upstream::topology::Doubt;
+
+impl Hub {
+    /// Bytes from Redis. False: they are no RESP.
+    pub fn pipe_received(&mut self, index: usize, bytes: &[u8]) -> bool {
+        self.now = Instant::now();
+        let state = &mut self.pipes[index];
+        let mut held = std::mem::take(&mut state.input);
+        let mut scanner = std::mem::take(&mut state.scanner);
+        let input = match held.is_empty() {
+            true => bytes,
+            false => {
+                held.extend_from_slice(bytes);
+                &held[..]
+            }
+        };
+        let mut taken = 0;
+        let sound = loop {
+            match scanner.scan(&input[taken..]) {
+                Ok(None) => break true,
+                Ok(Some(Frame::Reply(len))) => {
+                    if !self.reply(index, &input[taken..taken + len]) {
+                        break false;
+                    }
+                    taken += len;
+                }
+                Ok(Some(Frame::Push(len))) => {
+                    self.pushed(&input[taken..taken + len]);
+                    taken += len;
+                }
+                Err(_) => break false,
+            }
+        };
+        let rest = match held.is_empty() {
+            true => BytesMut::from(&bytes[taken..]),
+            false => {
+                held.advance(taken);
+                held
+            }
+        };
+        let now = self.now;
+        let state = &mut self.pipes[index];
+        state.input = rest;
+        state.scanner = scanner;
+        state.silent_since = state.pipe.front().map(|_| now);
+        state.replied(now);
+        if state.pipe.wants_another_connection() {
+            state.give_up(LinkError::Refused("it does not execute commands for now".into()));
+        }
+        self.want_flush();
+        sound
+    }
+
+    /// One reply. False: nobody waits for one.
+    fn reply(&mut self, index: usize, reply: &[u8]) -> bool {
+        let state = &mut self.pipes[index];
+        if state.pipe.takes_asking() {
+            return true;
+        }
+        let Some(front) = state.pipe.front() else { return false };
+        let for_lane = matches!(front.to, Target::Lane(_));
+        if reply[0] == b'-' && is_for_now(reply, for_lane) {
+            state.trouble = String::from_utf8_lossy(reply[1..].trim_ascii_end()).into_owned();
+            return state.pipe.refused();
+        }
+        if reply[0] == b'-'
+            && self.routes.is_cluster()
+            && let Some(redirect) = Redirect::read(reply)
+        {
+            return self.turned_away(index, redirect, reply);
+        }
+        let Some(answered) = self.pipes[index].pipe.answered() else {
+            return false;
+        };
+        self.routes.left(answered.slot);
+        if !self.detours.is_empty() {
+            self.detours.passed(answered.slot);
+        }
+        match answered.to {
+            Target::Nobody => {}
+            Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(index, lane, answered.slot),
+            Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), self.now),
+            Target::Client {
+                asker, command, splice, ..
+            } => {
+                self.pipes[index].answered.add(asker.client);
+                let took = self.now.saturating_duration_since(answered.since);
+                self.note_latency(command, took);
+                match splice {
+                    None => self.answer(asker, |out, _| {
+                        out.extend_from_slice(reply);
+                        None
+                    }),
+                    Some(splice) => self.answer_spliced(asker, *splice, reply),
+                }
+            }
+        }
+        true
+    }
+
+    /// A node did not execute a request, as its slot is another one's, or on its way.
+    fn turned_away(&mut self, index: usize, redirect: Redirect, reply: &[u8]) -> bool {
+        let state = &mut self.pipes[index];
+        let node = state.node;
+        let Some(mut request) = state.pipe.turned_away() else {
+            return false;
+        };
+        self.routes.left(request.slot);
+        let teller = self.routes.node(node).endpoint.clone();
+        match redirect {
+            Redirect::Moved { slot, to } => {
+                self.counters.moved.add(1);
+                self.shared.topology.doubt(Doubt::Moved);
+                // Of what has no key that we found, the node knows better.
+                request.slot = slot;
+                if let Some(to) = to.seen_from(&teller) {
+                    self.moved(slot, &to);
+                }
+                self.detours.turn_away(request, Away::Elsewhere, self.now);
+            }
+            Redirect::Ask { to } => {
+                self.counters.asked.add(1);
+                match to.seen_from(&teller) {
+                    Some(to) if !self.detours.is_closed(request.slot) => self.ask(request, &to),
+                    _ => self.detours.turn_away(request, Away::Later, self.now),
+                }
+            }
+            Redirect::Later => {
+                let slot = request.slot;
+                self.detours.turn_away(request, Away::Later, self.now);
+                self.detours.note(slot, reply[1..].trim_ascii_end());
+                self.shared.topology.doubt(Doubt::Moved);
+            }
+        }
+        true
+    }
+
+    fn answer_spliced(&mut self, asker: Asker, splice: Splice, reply: &[u8]) {
+        let numbers = self.shared.numbers();
+        let prefix = self.shared.config.prefix.clone();
+        self.answer(asker, |out, protocol| {
+            let out = &mut ReplyWriter::new(out, protocol);
+            match splice {
+                Splice::Info(sections) => local::info::splice(reply, sections, &numbers, out),
+                Splice::QueueNames(glob) => names::write(reply, &prefix, &glob, out),
+                Splice::CommandDocs(chosen) => local::command::splice_docs(reply, chosen, out),
+            }
+            None
+        });
+    }
+
+    /// Redis has forgotten the scripts (SCRIPT FLUSH, another Redis): nothing was executed.
+    fn load_and_repeat(&mut self, index: usize, lane: LaneKey, slot: u16) {
+        let Some(call) = self.queues.call_in_flight(lane) else {
+            return;
+        };
+        let shared = self.shared.clone();
+        self.pipes[index].hurry();
+        for script in shared.scripts.all() {
+            let load = OwnedRequest::from_words(&["SCRIPT", "LOAD", &script.source]);
+            let load = load.as_request().raw();
+            self.send_on(index, Target::Nobody, slot, load);
+        }
+        self.send_on(index, Target::Lane(lane), slot, &call);
+        self.want_flush();
+    }
+
+    fn send_on(&mut self, index: usize, target: Target, slot: u16, request: &[u8]) {
+        self.routes.laid(slot);
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(request);
+        let pipe = &mut self.pipes[index].pipe;
+        pipe.send(target, Repeat::Safe, self.now, slot, write);
+    }
+
+    /// A message on the wake channel, or the word that we listen to it.
+    fn pushed(&mut self, frame: &[u8]) {
+        let mut words = words_of_push(frame);
+        if words.next() == Some(b"message") {
+            let _channel = words.next();
+            if let Some(text) = words.next() {
+                self.queues.wake(text, self.now);
+            }
+        }
+    }
+}
+
+/// Errors by which Redis says that it did not execute a command, and will once it is in order or another one is found.
+fn is_for_now(reply: &[u8], for_lane: bool) -> bool {
+    let begins = |code: &[u8]| reply[1..].starts_with(code);
+    if begins(b"LOADING ") || begins(b"READONLY ") || begins(b"MASTERDOWN ") || begins(b"NOAUTH ") {
+        return true;
+    }
+    // Redis 6.2 wraps what a script's command came to; of the queues' scripts that is their first, so nothing was done.
+    for_lane && (begins(b"BUSY ") || memchr::memmem::find(reply, b"-READONLY ").is_some())
+}
+
+/// The bulk strings of a push frame.
+fn words_of_push(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let dollar = at + memchr::memchr(b'$', frame.get(at..)?)?;
+        let end = dollar + memchr::memchr(b'\r', &frame[dollar..])?;
+        let len = crate::resp::scanner::parse_integer(&frame[dollar + 1..end])?;
+        let start = end + 2;
+        let stop = start.checked_add(usize::try_from(len).ok()?)?;
+        at = stop;
+        frame.get(start..stop)
+    })
+}

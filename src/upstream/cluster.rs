@@ -1,0 +1,346 @@
+//! Cluster mode: which node serves which slot, by the word of the nodes. It carries no request.
+//!
+//! 1. Any node that is up will do: one at a time is asked, in random order, those that failed lately last, the configured
+//!    seeds among them (a seed's name is resolved anew each time). The first that can be believed is.
+//! 2. Not believed is a node that knows of fewer elections than we do (it was cut off), one that knows none of the nodes that
+//!    we know (it was taken for another cluster), and, as long as another one says otherwise, one that says that its cluster
+//!    has failed.
+//! 3. All is asked for on a slow timer, and when a slot has moved or a primary is lost: the first time at once, then once a
+//!    second at most, with jitter, so that many proxies do not come together. While a primary is lost, nodes are asked ten
+//!    times a second for the number of elections alone, a few bytes: a new one is the moment to ask for all.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::link::{self, LinkError};
+use super::redirect::Address;
+use super::topology::{Doubt, SLOTS, Shard, Snapshot, Topology, Watcher};
+use crate::config::{Config, Endpoint};
+use crate::resp::reader::{BadReply, Element, Reader};
+use crate::stream::Stream;
+
+const CALM: Duration = Duration::from_secs(15);
+/// While no node can be believed.
+const UNKNOWN: Duration = Duration::from_millis(500);
+/// Between two times that all is asked for.
+const SPACING: Duration = Duration::from_secs(1);
+const HURRY: Duration = Duration::from_millis(100);
+/// After a doubt: a lost connection is doubted again as long as it is not made good.
+const HURRY_FOR: Duration = Duration::from_secs(5);
+/// A node that answers nothing (it may be on the machine that died) holds up the others for no longer while in a hurry.
+const HURRY_PATIENCE: Duration = Duration::from_millis(250);
+/// A node that failed is asked after the others for so long.
+const SHUNNED: Duration = Duration::from_secs(10);
+/// Nodes that are asked in one go; what these do not know will be asked of others the next time.
+const ASKED: usize = 8;
+
+/// What one node says.
+#[derive(Clone, Debug)]
+struct Word {
+    /// Of the last election.
+    epoch: u64,
+    is_ok: bool,
+    ranges: Vec<(u16, u16, Shard)>,
+    /// Names that stay with a node for life.
+    ids: HashSet<String>,
+}
+
+struct Cluster {
+    config: Config,
+    seeds: Vec<Endpoint>,
+    /// All that have been named by one that was believed.
+    nodes: Vec<Endpoint>,
+    ids: HashSet<String>,
+    epoch: u64,
+    failed: HashMap<Endpoint, Instant>,
+    watcher: Watcher,
+    complaint: String,
+}
+
+/// Starts the watcher on a thread of its own, so that no worker waits for a node.
+pub fn start(seeds: Vec<Endpoint>, config: &Config) -> io::Result<Topology> {
+    let (topology, watcher) = Topology::watched(Snapshot::unknown("no node of the cluster has answered yet"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let cluster = Cluster {
+        config: config.clone(),
+        seeds,
+        nodes: Vec::new(),
+        ids: HashSet::new(),
+        epoch: 0,
+        failed: HashMap::new(),
+        watcher,
+        complaint: String::new(),
+    };
+    std::thread::Builder::new()
+        .name("cluster".to_owned())
+        .spawn(move || LocalSet::new().block_on(&runtime, cluster.watch()))?;
+    Ok(topology)
+}
+
+impl Cluster {
+    /// Asks until the thread ends; the process's end ends it.
+    async fn watch(mut self) {
+        let mut asked = None; // for all, when last
+        let mut next = Instant::now(); // for all
+        let mut hurry_until = Instant::now();
+        loop {
+            let now = Instant::now();
+            let is_in_hurry = now < hurry_until;
+            let wake = if is_in_hurry { next.min(now + HURRY) } else { next };
+            tokio::select! {
+                () = sleep_until(wake) => {}
+                doubt = self.watcher.doubted() => {
+                    let now = Instant::now();
+                    let soonest = |spacing| asked.map_or(now, |asked: Instant| now.max(asked + spacing));
+                    match doubt {
+                        Doubt::Moved => next = next.min(soonest(jittered(SPACING))),
+                        Doubt::Lost if is_in_hurry => hurry_until = now + HURRY_FOR,
+                        Doubt::Lost => {
+                            hurry_until = now + HURRY_FOR;
+                            next = next.min(soonest(HURRY));
+                        }
+                    }
+                    continue;
+                }
+            }
+            let patience = match is_in_hurry {
+                true => self.config.upstream.connect_timeout.min(HURRY_PATIENCE),
+                false => self.config.upstream.connect_timeout,
+            };
+            if Instant::now() < next {
+                if self.glance(patience).await {
+                    next = Instant::now();
+                }
+                continue;
+            }
+            let is_known = self.refresh(patience).await;
+            let now = Instant::now();
+            asked = Some(now);
+            next = now
+                + match (is_known, now < hurry_until) {
+                    (false, _) => UNKNOWN,
+                    (true, true) => jittered(SPACING),
+                    (true, false) => jittered(CALM),
+                };
+        }
+    }
+
+    /// True: there was an election that is news.
+    async fn glance(&mut self, patience: Duration) -> bool {
+        let Some(node) = self.order().into_iter().next() else {
+            return true;
+        };
+        match timeout(patience, ask_epoch(&node, &self.config)).await {
+            Ok(Ok((epoch, _))) => epoch > self.epoch,
+            _ => {
+                self.failed.insert(node, Instant::now());
+                false
+            }
+        }
+    }
+
+    /// Asks node after node, until one can be believed. False: there is none.
+    async fn refresh(&mut self, patience: Duration) -> bool {
+        self.watcher.count_refresh();
+        let mut complaints = Vec::new();
+        let mut second_best: Option<Word> = None;
+        for node in self.order().into_iter().take(ASKED) {
+            let word = match timeout(patience, ask(&node, &self.config)).await {
+                Ok(word) => word,
+                Err(_) => Err("it does not answer".to_owned()),
+            };
+            match word.and_then(|word| self.judge(word)) {
+                Ok(word) if word.is_ok => {
+                    self.complain(complaints);
+                    self.believe(word);
+                    return true;
+                }
+                Ok(word) => {
+                    complaints.push(format!("{node}: cluster_state:fail"));
+                    if second_best.as_ref().is_none_or(|best| best.epoch < word.epoch) {
+                        second_best = Some(word);
+                    }
+                }
+                Err(said) => {
+                    self.failed.insert(node.clone(), Instant::now());
+                    complaints.push(format!("{node}: {said}"));
+                }
+            }
+        }
+        let told = self.complain(complaints);
+        let is_known = !self.watcher.snapshot().shards().is_empty();
+        match second_best.filter(|word| !word.ranges.is_empty()) {
+            Some(word) => {
+                self.believe(word);
+                true
+            }
+            None if is_known => true,
+            None => {
+                let trouble = format!("no node of a cluster can be asked: {told}");
+                self.watcher.publish(Snapshot::unknown(trouble));
+                false
+            }
+        }
+    }
+
+    fn judge(&self, word: Word) -> Result<Word, String> {
+        if !self.ids.is_empty() && self.ids.is_disjoint(&word.ids) {
+            return Err("it belongs to another cluster".to_owned());
+        }
+        if word.epoch < self.epoch {
+            return Err(format!(
+                "its map is old, of epoch {} and not {}",
+                word.epoch, self.epoch
+            ));
+        }
+        Ok(word)
+    }
+
+    fn believe(&mut self, word: Word) {
+        let primaries = word.ranges.iter().map(|(.., shard)| &shard.primary);
+        let replicas = word.ranges.iter().flat_map(|(.., shard)| &shard.replicas);
+        let nodes: HashSet<_> = primaries.chain(replicas).cloned().collect();
+        self.nodes = nodes.into_iter().collect();
+        self.failed.retain(|_, since| since.elapsed() < SHUNNED);
+        self.ids = word.ids;
+        self.epoch = word.epoch;
+        let snapshot = Snapshot::cluster(word.ranges, word.epoch);
+        let (primaries, trouble) = (snapshot.shards().len(), snapshot.trouble.clone());
+        if self.watcher.publish(snapshot) {
+            info!(epoch = self.epoch, primaries, trouble, "the cluster's slots are known");
+        }
+    }
+
+    /// Those that did well first, each time in another order.
+    fn order(&self) -> Vec<Endpoint> {
+        let seeds = self.seeds.iter().filter(|seed| !self.nodes.contains(seed));
+        let mut all: Vec<_> = self.nodes.iter().chain(seeds).cloned().collect();
+        for at in (1..all.len()).rev() {
+            all.swap(at, random_below(at + 1));
+        }
+        let failed = |node: &Endpoint| self.failed.get(node).is_some_and(|at| at.elapsed() < SHUNNED);
+        // A seed that no node names may be a name for all of them, or of another cluster: after those that were named.
+        all.sort_by_key(|node| (failed(node), !self.nodes.contains(node)));
+        all
+    }
+
+    /// What was said is logged once.
+    fn complain(&mut self, mut complaints: Vec<String>) -> String {
+        complaints.sort_unstable();
+        let told = complaints.join("; ");
+        if self.complaint != told {
+            if !told.is_empty() {
+                warn!(said = told, "not every node of the cluster can be asked");
+            }
+            self.complaint.clone_from(&told);
+        }
+        told
+    }
+}
+
+async fn ask(node: &Endpoint, config: &Config) -> Result<Word, String> {
+    let lost = |error: LinkError| error.in_full();
+    let stream = link::enter(node, config).await.map_err(lost)?;
+    let slots = call(&stream, &["CLUSTER", "SLOTS"]).await?;
+    // After the slots, never before: the map is of this election or a later one.
+    let (epoch, is_ok) = read_epoch(&call(&stream, &["CLUSTER", "INFO"]).await?)?;
+    let (ranges, ids) =
+        read_slots(slots, node).map_err(|error| format!("its CLUSTER SLOTS is not understood: {error}"))?;
+    Ok(Word {
+        epoch,
+        is_ok,
+        ranges,
+        ids,
+    })
+}
+
+async fn ask_epoch(node: &Endpoint, config: &Config) -> Result<(u64, bool), String> {
+    let stream = link::enter(node, config).await.map_err(|error| error.in_full())?;
+    read_epoch(&call(&stream, &["CLUSTER", "INFO"]).await?)
+}
+
+async fn call(stream: &Stream, words: &[&str]) -> Result<Bytes, String> {
+    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    let reply = link::call(stream, &words).await.map_err(|error| error.in_full())?;
+    match reply.strip_prefix(b"-") {
+        Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
+        None => Ok(reply),
+    }
+}
+
+/// The number of the last election, and whether the cluster serves.
+fn read_epoch(info: &[u8]) -> Result<(u64, bool), String> {
+    let info = String::from_utf8_lossy(info);
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let epoch = field("cluster_current_epoch").and_then(|epoch| epoch.trim().parse().ok());
+    let epoch = epoch.ok_or_else(|| "what answers is no node of a cluster".to_owned())?;
+    Ok((epoch, field("cluster_state").is_some_and(|state| state.trim() == "ok")))
+}
+
+type Slots = (Vec<(u16, u16, Shard)>, HashSet<String>);
+
+/// Each range: first slot, last slot, its primary, its replicas; each node: host, port, id, and since 7.0 more.
+fn read_slots(reply: Bytes, teller: &Endpoint) -> Result<Slots, BadReply> {
+    let mut reader = Reader::new(reply);
+    let (mut ranges, mut ids) = (Vec::new(), HashSet::new());
+    for _ in 0..reader.array()? {
+        let len = reader.array()?;
+        let (first, last) = (slot(reader.integer()?)?, slot(reader.integer()?)?);
+        let mut nodes = Vec::new();
+        for _ in 2..len {
+            nodes.extend(read_node(&mut reader, teller, &mut ids)?);
+        }
+        let mut nodes = nodes.into_iter();
+        if let Some(primary) = nodes.next() {
+            let replicas = nodes.collect();
+            ranges.push((first, last, Shard { primary, replicas }));
+        }
+    }
+    Ok((ranges, ids))
+}
+
+/// `None`: it says of itself no port at which it could be reached.
+fn read_node(reader: &mut Reader, teller: &Endpoint, ids: &mut HashSet<String>) -> Result<Option<Endpoint>, BadReply> {
+    let len = reader.array()?;
+    let host = reader.bulk_or_null()?.unwrap_or_default();
+    let port = u16::try_from(reader.integer()?).map_err(|_| BadReply("no port"))?;
+    if len > 2 {
+        ids.insert(String::from_utf8_lossy(&reader.bulk()?).into_owned());
+    }
+    for _ in 3..len {
+        skip(reader)?;
+    }
+    Ok(Address::new(&String::from_utf8_lossy(&host), port).seen_from(teller))
+}
+
+fn skip(reader: &mut Reader) -> Result<(), BadReply> {
+    let parts = match reader.element()? {
+        Element::Array(parts) => parts,
+        Element::Map(pairs) => 2 * pairs,
+        _ => 0,
+    };
+    (0..parts).try_for_each(|_| skip(reader))
+}
+
+fn slot(number: i64) -> Result<u16, BadReply> {
+    let slot = u16::try_from(number).ok().filter(|slot| usize::from(*slot) < SLOTS);
+    slot.ok_or(BadReply("no slot"))
+}
+
+/// Up to a quarter longer.
+fn jittered(duration: Duration) -> Duration {
+    duration + duration * random_below(250) as u32 / 1000
+}
+
+fn random_below(bound: usize) -> usize {
+    let mut random = [0; 8];
+    // Without randomness it is less fair, and works.
+    let _ = getrandom::fill(&mut random);
+    (u64::from_le_bytes(random) % bound as u64) as usize
+}
