@@ -4,8 +4,8 @@
 --
 -- ARGV after the prelude's: how many jobs are pushed, and if the queue is bounded, a space and its bound; how many the pops
 -- ask for, and if they are limited, a space and the limits (see limits.lua); how many the pops before the last one
--- that would wait ask for: if no more than these are popped, the worker waits (empty: nobody of its would wait); then
--- words, each with what belongs to it:
+-- that would wait ask for: if no more than these are popped, the worker waits; and how many the first ones ask for that all
+-- would wait (empty: nobody of its would wait); then words, each with what belongs to it:
 --   a n name×n                         QACK
 --   r n ttl result name×n              QACK … RESULT; a key for each name behind the prelude's
 --   k n delay dead error jitter name×n QNACK; delay, error: empty if not given; jitter: 0 to 1
@@ -26,7 +26,9 @@
 -- the places of the names that did not count (1 is the first name of the call), then for the jobs popped: ids, payloads,
 -- and their meta records if there are any.
 
-local pushing, wanted, waits_from = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local pushing, wanted = tonumber(ARGV[4]), tonumber(ARGV[5])
+local waits_from, patient = ARGV[6]:match('^(%d+) (%d+)$')
+waits_from, patient = tonumber(waits_from), tonumber(patient)
 local at, last = 7, #ARGV
 
 -- A number alone: the queue has no limits.
@@ -388,6 +390,18 @@ if limited then
   wanted, tokens = min(wanted, most), held
 end
 
+-- A worker that serves its own as fast as jobs come would leave those who wait at another one waiting for ever. So one that
+-- has waited for so long is called for the last of the jobs, if here that would go to somebody who waits too.
+local STARVED = 100 -- ms
+local withheld = 0
+if patient and patient > 0 and not nobody_waits then
+  --@include wake
+  local there = ready_in('u') + ready_in('h') + ready_in('n') + ready_in('l')
+  if there > 0 and there <= min(wanted, patient) and wake_one(now - STARVED) then
+    wanted, withheld = there - 1, 1
+  end
+end
+
 -- One by one, where a turn taken may be a turn given, and where jobs that have been ready for too long go first, the one that
 -- waits longest before the others. Only the heads are looked at: who stands behind one waits for it anyway.
 local by_turns = not plain and call('EXISTS', groups) == 1
@@ -543,12 +557,14 @@ local t, due, ready, left = standing()
 if limited then
   t, due, ready, left = as_limited(t, due, ready, left)
 end
+ready = math.max(ready - withheld, 0)
 
 -- Waiting and waking. A worker stands in T:waiting exactly while it has clients that wait and nothing is ready; it comes
 -- there in the very call that found nothing, so that no push can slip between.
 --   1. Jobs are left: the worker that has waited longest is called, and leaves the list. If nobody heard, the next one.
 --   2. A due time is sooner than what the waiting were told: all are told, by the same channel, and stay.
---   3. This worker joins, and learns the due time from this reply.
+--   3. This worker joins, behind the others if it got jobs, and learns the due time from this reply.
+-- What was withheld is not ready for this worker, and the one that it is for has been called.
 -- Messages: the queue's name, "come"; the name, a space and ms, "something is due then".
 local waits = waits_from and got <= waits_from and ready == 0 and not more
 if waits or not nobody_waits then
@@ -571,7 +587,8 @@ if waits or not nobody_waits then
     call('HSET', stats, 'due', due)
   end
   if waits then
-    call('ZADD', waiting, 'NX', now, worker)
+    local keeps_its_place = got == 0 and 'NX' or 'CH'
+    call('ZADD', waiting, keeps_its_place, now, worker)
     if due then
       call('HSET', stats, 'due', due)
     elseif known[6] then

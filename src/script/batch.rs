@@ -81,7 +81,7 @@ pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, bat
     let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
     write_pushing(&mut call, settings, batch.operations);
     write_wanted(&mut call, settings, pops.iter().map(|pop| u64::from(pop.count)).sum());
-    call.number_or_empty(waits_from(batch, &pops));
+    call.word(waiting(batch, &pops).as_bytes());
     write_claims(&mut call, settings, batch);
     if !settings.pause.push {
         write_pushes(&mut call, settings, batch.operations);
@@ -148,13 +148,17 @@ fn pushed_jobs(operations: &[Operation]) -> usize {
         .sum()
 }
 
-/// The last pop whose client blocks gets nothing, if no more jobs are popped than the pops before it ask for.
-fn waits_from(batch: &Batch, pops: &[&Pop]) -> Option<u64> {
-    if batch.parked {
-        return Some(u64::from(u32::MAX)); // beyond any demand
-    }
-    let last = pops.iter().rposition(|pop| pop.waits)?;
-    Some(pops[..last].iter().map(|pop| u64::from(pop.count)).sum())
+/// The last pop whose client blocks gets nothing, if no more jobs are popped than the pops before it ask for; and how many the
+/// first ones ask for whose clients all block. Empty: none does.
+fn waiting(batch: &Batch, pops: &[&Pop]) -> String {
+    let asked = |pops: &[&Pop]| pops.iter().map(|pop| u64::from(pop.count)).sum::<u64>();
+    let waits_from = match pops.iter().rposition(|pop| pop.waits) {
+        _ if batch.parked => u64::from(u32::MAX), // beyond any demand
+        Some(last) => asked(&pops[..last]),
+        None => return String::new(),
+    };
+    let patient = pops.iter().position(|pop| !pop.waits).unwrap_or(pops.len());
+    format!("{waits_from} {}", asked(&pops[..patient]))
 }
 
 fn write_claims(call: &mut Call, settings: &Settings, batch: &Batch) {

@@ -1,11 +1,16 @@
--- Calls the worker that has waited longest, which leaves the list; if nobody heard, the next one.
+-- Calls the worker that has waited longest, which leaves the list; if nobody heard, the next one. With `before`: only another
+-- worker than this one, and only if it has waited since then. True: one was called.
 local CALLS = 16
-local function wake_one()
-  local channel, queue = ARGV[1]:match('^%S+ (%S+) (%S+)$')
+local function wake_one(before)
+  local worker, channel, queue = ARGV[1]:match('^(%S+) (%S+) (%S+)$')
   for _ = 1, CALLS do
-    local longest = call('ZPOPMIN', waiting)[1]
-    if not longest or call('PUBLISH', channel .. longest, queue) > 0 then
-      return
+    local longest, since = unpack(call('ZRANGE', waiting, 0, 0, 'WITHSCORES'))
+    if not longest or before and (longest == worker or tonumber(since) > before) then
+      return false
+    end
+    call('ZREM', waiting, longest)
+    if call('PUBLISH', channel .. longest, queue) > 0 then
+      return true
     end
   end
 end

@@ -1,6 +1,6 @@
 //! Those who wait: who is served first, that nobody waits in vain, and that a push calls one of them and no crowd.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -154,4 +154,48 @@ fn a_push_calls_one_of_those_who_wait_and_no_crowd() {
     let (scripts, messages) = (after[0] - before[0], after[1] - before[1]);
     assert!(scripts <= 2 * PUSHES + polls, "{scripts} calls for {PUSHES} pushes");
     assert!(messages <= PUSHES + polls, "{messages} messages for {PUSHES} pushes");
+}
+
+#[test]
+fn no_proxy_takes_all_the_jobs_while_others_wait_at_another() {
+    let redis = RedisServer::start();
+    let (busy, quiet) = (Proxy::before(&redis).start(), Proxy::before(&redis).start());
+    let (got, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        // More than enough for all that is pushed, and at the very proxy that pushes it.
+        for _ in 0..10 {
+            scope.spawn(|| {
+                let mut client = busy.client();
+                while !is_over.load(Ordering::Relaxed) {
+                    client.run("QPOP q BLOCK 50 NOACK");
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut client = quiet.client();
+            while !is_over.load(Ordering::Relaxed) {
+                let job = client.run("QPOP q BLOCK 5000 NOACK");
+                got.fetch_add(usize::from(!job.is_null()), Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            let mut client = busy.client();
+            while !is_over.load(Ordering::Relaxed) {
+                client.run("QPUSH q x");
+                client.run("QPOP nothing BLOCK 1"); // so slowly that somebody always waits
+            }
+            for _ in 0..20 {
+                client.run("QPUSH q x");
+            }
+        });
+        let started = Instant::now();
+        while got.load(Ordering::Relaxed) < 5 && started.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        got.load(Ordering::Relaxed) >= 5,
+        "who waits at the other proxy is starved"
+    );
 }
