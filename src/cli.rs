@@ -22,6 +22,9 @@ pub enum Command {
     Serve,
     /// Print the configuration as it would take effect, secrets hidden, or say what is wrong with it
     Check,
+    /// Ask the Redis behind the proxy whether it is one that keeps jobs. Exit status 0: nothing endangers them; 1: see what
+    /// is printed; 2: it could not be asked
+    Doctor,
 }
 
 impl Arguments {

@@ -1,4 +1,4 @@
-//! Arguments → configuration → serve → exit code. Nothing else happens here.
+//! Arguments → configuration → serve, check or examine → exit code. Nothing else happens here.
 
 use std::env;
 use std::io::Write;
@@ -8,23 +8,28 @@ use anyhow::Context;
 use clap::Parser;
 use millrace::cli::{Arguments, Command};
 use millrace::config::{Config, Layers};
-use millrace::log;
+use millrace::{doctor, log, upstream};
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("millrace: {error:#}");
-            ExitCode::FAILURE
+            match arguments.command() {
+                Command::Doctor => ExitCode::from(2), // 1 is what the doctor's findings say
+                Command::Serve | Command::Check => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let layers = Layers::read(arguments.config.as_deref(), env::vars_os())?;
     let config = layers.config()?;
     match arguments.command() {
         Command::Check => check(&layers),
+        Command::Doctor => examine(&config),
         Command::Serve => {
             log::init(config.log);
             serve(config)
@@ -32,15 +37,34 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn check(layers: &Layers) -> anyhow::Result<()> {
+fn check(layers: &Layers) -> anyhow::Result<ExitCode> {
     let sources: String = layers.sources().iter().map(|source| format!(", {source}")).collect();
     let shown = format!("# the defaults{sources}\n{}", layers.effective()?);
-    std::io::stdout()
-        .write_all(shown.as_bytes())
-        .context("print the configuration")
+    print(&shown)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(millrace::serve::serve(config))
+fn examine(config: &Config) -> anyhow::Result<ExitCode> {
+    let topology = upstream::find(config)?;
+    let report = runtime()?
+        .block_on(doctor::examine(config, topology))
+        .map_err(anyhow::Error::msg)?;
+    print(&report.to_string())?;
+    Ok(match report.dangers().next() {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    })
+}
+
+fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(millrace::serve::serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("print")
 }

@@ -27,9 +27,8 @@ use crate::session::{User, Users};
 use crate::upstream::embedded::Embedded;
 use crate::upstream::link::{self, Greeting, PipeKind};
 use crate::upstream::topology::Topology;
-use crate::upstream::{cluster, sentinel};
 use crate::worker::{self, Listeners};
-use crate::{admin, resp};
+use crate::{admin, doctor, resp, upstream};
 
 /// Connections that wait to be accepted, for each worker.
 const BACKLOG: i32 = 1024;
@@ -48,22 +47,21 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         },
         Source::Single(_) | Source::Sentinel(_) | Source::Cluster(_) => None,
     };
-    let mut topology = match (&config.upstream.source, &embedded) {
-        (Source::Single(endpoint), _) => Topology::fixed(endpoint.clone()),
-        (Source::Sentinel(sentinels), _) => sentinel::start(sentinels.clone(), config.upstream.connect_timeout)?,
-        (Source::Cluster(seeds), _) => cluster::start(seeds.clone(), &config)?,
-        (Source::Embedded(_), Some(embedded)) => Topology::fixed(Endpoint::Unix(embedded.socket_path().to_owned())),
-        (Source::Embedded(_), None) => unreachable!("embedded mode starts a Redis"),
-    };
+    let mut topology = upstream::find(&config)?;
     let facts = learn(&mut topology, &config).await;
     let stop = CancellationToken::new();
     let (shared, threads) = start_workers(config, topology, facts, listeners, &stop)?;
     let admin = admin::start(shared.clone(), stop.clone())?;
     info!(addresses = ?shared.config.listen.addresses, workers = threads.len(), "serving clients");
 
+    let examined = async {
+        doctor::warn_of_dangers(&shared.config, shared.topology.clone()).await;
+        std::future::pending::<()>().await
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = examined => {}
     }
     info!("stopping");
     stop.cancel();

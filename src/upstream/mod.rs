@@ -15,3 +15,18 @@ pub mod redirect;
 pub mod sentinel;
 pub mod tls;
 pub mod topology;
+
+use std::io;
+
+use crate::config::{Config, Endpoint, Source};
+use topology::Topology;
+
+/// Who serves what, as the configuration says it is found out. The embedded Redis is started by [`embedded`].
+pub fn find(config: &Config) -> io::Result<Topology> {
+    Ok(match &config.upstream.source {
+        Source::Embedded(embedded) => Topology::fixed(Endpoint::Unix(embedded::socket_in(&embedded.data_dir))),
+        Source::Single(endpoint) => Topology::fixed(endpoint.clone()),
+        Source::Sentinel(sentinels) => sentinel::start(sentinels.clone(), config.upstream.connect_timeout)?,
+        Source::Cluster(seeds) => cluster::start(seeds.clone(), config)?,
+    })
+}

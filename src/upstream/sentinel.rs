@@ -27,14 +27,16 @@ const HURRY_FOR: Duration = Duration::from_secs(5);
 /// While in a hurry, a sentinel that answers nothing (it may be on the machine that died) holds up a round for no longer.
 const HURRY_PATIENCE: Duration = Duration::from_millis(250);
 /// Sentinels remembered beside the configured ones; a sane set has 3 to 7.
-const MAX_LEARNED: usize = 32;
+pub const MAX_LEARNED: usize = 32;
 
 /// What one sentinel says of the master.
 #[derive(Debug)]
-struct Word {
-    primary: Endpoint,
-    epoch: u64,
-    others: Vec<Endpoint>,
+pub struct Word {
+    pub primary: Endpoint,
+    pub epoch: u64,
+    /// How many sentinels must see the primary down.
+    pub quorum: usize,
+    pub others: Vec<Endpoint>,
 }
 
 /// Asks until the thread ends; the process's end ends it.
@@ -126,7 +128,7 @@ fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
     }
 }
 
-async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
+pub async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
     let lost = |error: LinkError| error.in_full();
     let stream = link::open(sentinel, settings.tls.as_deref()).await.map_err(lost)?;
     let call = async |words: &[&str]| {
@@ -173,6 +175,7 @@ fn word(master: Bytes, primary: Bytes, others: Bytes) -> Option<Word> {
     Some(Word {
         primary: endpoint(&primary)?,
         epoch: field(&master, "config-epoch")?.parse().ok()?,
+        quorum: field(&master, "quorum")?.parse().ok()?,
         others: others.collect::<Option<_>>()?,
     })
 }
@@ -221,6 +224,7 @@ mod tests {
         let word = Word {
             primary: Endpoint::local(port),
             epoch,
+            quorum: 2,
             others: Vec::new(),
         };
         (Endpoint::local(1), Ok(word))

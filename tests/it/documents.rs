@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use millrace::command::queue::{Argument, COMMANDS, Kind, LATER, Spec};
+use millrace::doctor::CHECKS;
 
 use crate::support::Proxy;
 
@@ -42,6 +43,16 @@ fn each_queue_command_is_explained_as_the_table_has_it() {
     for name in LATER {
         assert!(text.contains(&name.to_uppercase()), "{name} is not named");
     }
+}
+
+#[test]
+fn each_check_of_the_doctor_is_explained_and_no_other() {
+    let text = document("docs/operations.md");
+    let table = text.split_once("| check | looks at |").expect("the table").1;
+    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| `"));
+    let explained: Vec<_> = rows.map(|row| row.split('`').next().unwrap()).collect();
+    let checked: Vec<_> = CHECKS.iter().map(|check| check.name).collect();
+    assert_eq!(explained, checked);
 }
 
 #[test]

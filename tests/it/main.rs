@@ -12,6 +12,7 @@ mod cluster;
 mod compression;
 mod contract;
 mod credentials;
+mod doctor;
 mod documents;
 mod examples;
 mod faults;

@@ -55,7 +55,7 @@ impl DataDirectory {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.path.join("redis.sock")
+        super::socket_in(&self.path)
     }
 
     pub fn pid_file(&self) -> PathBuf {

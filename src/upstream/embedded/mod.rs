@@ -65,6 +65,11 @@ pub enum EmbeddedError {
     System { what: String, source: io::Error },
 }
 
+/// Where the one of that directory listens, if it runs.
+pub fn socket_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("redis.sock")
+}
+
 /// A running embedded Redis. Dropped, it tells the child to end, but only `stop` waits until it has.
 pub struct Embedded {
     socket: PathBuf,
