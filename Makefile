@@ -14,7 +14,7 @@ run: ## install redis-server if it is missing, build, start with proxy.toml (emb
 	@.ci/install run
 	cargo run --release --locked -- --config proxy.toml
 
-test: ## install what the tests need (Redis, Python and Node clients) and run them all
+test: ## install what the tests need (Redis, clients in several languages) and run them all
 	@.ci/install test
 	cargo test --locked
 

@@ -1,6 +1,6 @@
 //! docs/recipes: each of them is run, and does what it says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,33 +15,75 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Debian's Go, and the libraries that are packages of its.
+const GO_PATH: &str = "/usr/share/gocode";
+
+/// Whether a language that not everybody has is here, with its client library. In CI it must be.
+fn has(what: &str, probe: &mut Command) -> bool {
+    let found = probe.output().is_ok_and(|output| output.status.success());
+    if !found {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{what} is missing: `.ci/install test` installs it"
+        );
+        eprintln!("not tried: {what} is missing");
+    }
+    found
+}
+
+fn build_go(name: &str) -> PathBuf {
+    let clients = root().join("target/clients");
+    let binary = clients.join(name.replace('.', "-"));
+    let mut build = Command::new("go");
+    build
+        .arg("build")
+        .arg("-o")
+        .arg(&binary)
+        .arg(root().join("docs/recipes").join(name))
+        .env("GO111MODULE", "off")
+        .env("GOPATH", GO_PATH)
+        .env("GOCACHE", clients.join("go"));
+    let output = build.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    binary
+}
+
 struct Kitchen {
     proxy: Proxy,
-    _redis: RedisServer,
+    redis: RedisServer,
 }
 
 impl Kitchen {
     fn open() -> Self {
         let redis = RedisServer::start();
         let proxy = Proxy::before(&redis).start();
-        Self { proxy, _redis: redis }
+        Self { proxy, redis }
     }
 
     /// A recipe as its first lines say that it is run.
     fn recipe(&self, name: &str, arguments: &[&str]) -> Command {
-        let clients = root().join("target/clients");
         let program = match name.rsplit('.').next() {
-            Some("py") => clients.join("venv/bin/python"),
+            Some("py") => root().join("target/clients/venv/bin/python"),
             Some("js") => "node".into(),
+            Some("rb") => "ruby".into(),
+            Some("go") => build_go(name),
             _ => "bash".into(),
         };
         let mut command = Command::new(program);
+        if !name.ends_with(".go") {
+            command.arg(root().join("docs/recipes").join(name));
+        }
+        command.args(arguments).envs(self.environment());
         command
-            .arg(root().join("docs/recipes").join(name))
-            .args(arguments)
-            .env("PORT", self.proxy.port().to_string())
-            .env("NODE_PATH", clients.join("node_modules"));
-        command
+    }
+
+    fn environment(&self) -> [(&str, String); 3] {
+        let modules = root().join("target/clients/node_modules");
+        [
+            ("PORT", self.proxy.port().to_string()),
+            ("REDIS_PORT", self.redis.port().to_string()),
+            ("NODE_PATH", modules.display().to_string()),
+        ]
     }
 
     #[track_caller]
@@ -104,6 +146,26 @@ fn a_worker_in_node() {
 }
 
 #[test]
+fn a_worker_in_ruby() {
+    if has(
+        "Ruby with its gem redis",
+        Command::new("ruby").args(["-e", "require 'redis'"]),
+    ) {
+        Kitchen::open().worker_works("worker.rb");
+    }
+}
+
+#[test]
+fn a_worker_in_go() {
+    let library = ["list", "github.com/gomodule/redigo/redis"];
+    let mut probe = Command::new("go");
+    probe.args(library).env("GO111MODULE", "off").env("GOPATH", GO_PATH);
+    if has("Go with redigo", &mut probe) {
+        Kitchen::open().worker_works("worker.go");
+    }
+}
+
+#[test]
 fn a_worker_in_rust() {
     let kitchen = Kitchen::open();
     let stopping = Arc::new(AtomicBool::new(false));
@@ -137,6 +199,65 @@ fn a_job_that_takes_longer_than_its_lease_is_kept() {
 fn jobs_for_later() {
     let kitchen = Kitchen::open();
     assert_eq!(kitchen.run("delayed.sh", &[]), "in a moment\n1\ntomorrow\n1\n");
+}
+
+#[test]
+fn tenants_take_turns() {
+    let kitchen = Kitchen::open();
+    let printed = kitchen.run("tenants.sh", &[]);
+    assert_eq!(printed, "busy: report 1\nsmall: its only report\n");
+}
+
+#[test]
+fn what_waits_in_sidekiq_moves_with_its_dates_and_retries() {
+    let kitchen = Kitchen::open();
+    let mut client = kitchen.proxy.client();
+    let job = |queue: &str, n: usize, retry: &str| {
+        format!(r#"{{"class":"Mail","args":[{n}],"queue":"{queue}","jid":"jid-{n}","retry":{retry}}}"#)
+    };
+    for n in 0..3 {
+        client.call(&["LPUSH", "queue:default", &job("default", n, "true")]);
+    }
+    client.call(&["ZADD", "schedule", "3000000000.5", &job("default", 3, "4")]);
+    client.call(&["ZADD", "retry", "3000000001", &job("other", 4, "false")]);
+    assert_eq!(kitchen.run("from_sidekiq.py", &["default"]), "waiting: 3\nlater: 1\n");
+    assert_eq!(kitchen.run("from_sidekiq.py", &["default"]), "waiting: 0\nlater: 0\n");
+    let jobs = client.run("QPOP default COUNT 10 NOACK");
+    let payloads: Vec<String> = jobs.items().iter().map(|job| job.items()[2].text()).collect();
+    assert_eq!(payloads, [0, 1, 2].map(|n| job("default", n, "true")));
+    let later = client.run("QPEEK default STATE delayed").items()[0].clone();
+    assert_eq!(later.field("due_ms").integer(), 3_000_000_000_500);
+    assert_eq!(later.field("max_attempts").integer(), 5);
+    assert_eq!(client.run("ZCARD retry").integer(), 1, "of a queue that was not named");
+}
+
+#[test]
+fn what_waits_in_bullmq_moves_with_its_dates_and_priorities() {
+    const ADD: &str = r#"
+        const { Queue } = require("bullmq");
+        (async () => {
+            const queue = new Queue("mail", { connection: { port: Number(process.env.REDIS_PORT) } });
+            for (let n = 0; n < 3; n++) await queue.add("welcome", { n });
+            await queue.add("reset", { n: 3 }, { priority: 1, attempts: 4 });
+            await queue.add("remind", { n: 4 }, { delay: 3600000 });
+            await queue.close();
+        })();"#;
+    let kitchen = Kitchen::open();
+    let mut add = Command::new("node");
+    add.args(["-e", ADD]).envs(kitchen.environment());
+    let added = add.output().unwrap();
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+
+    assert_eq!(kitchen.run("from_bullmq.js", &["mail"]), "5\n");
+    assert_eq!(kitchen.run("from_bullmq.js", &["mail"]), "0\n");
+    let mut client = kitchen.proxy.client();
+    let urgent = client.run("QPEEK mail COUNT 1").items()[0].clone();
+    assert_eq!(urgent.field("max_attempts").integer(), 4);
+    assert_eq!(urgent.field("meta").field("name").text(), "reset");
+    let jobs = client.run("QPOP mail COUNT 10 NOACK");
+    let payloads: Vec<String> = jobs.items().iter().map(|job| job.items()[2].text()).collect();
+    assert_eq!(payloads, [3, 0, 1, 2].map(|n| format!(r#"{{"n":{n}}}"#)));
+    assert_eq!(client.run("QPEEK mail STATE delayed").items().len(), 1);
 }
 
 #[test]
