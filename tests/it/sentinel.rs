@@ -4,7 +4,7 @@
 
 use crate::support::proxy::ProxyPlan;
 use crate::support::sentinels::{MASTER, SentinelSet};
-use crate::support::{PATIENCE, Proxy, RedisServer, wait_until};
+use crate::support::{PATIENCE, Proxy, wait_until};
 
 use super::load::Load;
 
@@ -18,11 +18,6 @@ fn proxy_before(set: &SentinelSet) -> ProxyPlan {
         .allow_log("not every sentinel can be asked")
 }
 
-fn server_at(set: &mut SentinelSet, port: u16) -> &mut RedisServer {
-    let found = set.servers.iter_mut().find(|server| server.port() == port);
-    found.expect("the primary is one of the set")
-}
-
 /// The load runs on while `break_it` is done to the primary, and afterwards with another one.
 fn survives(break_it: impl FnOnce(&mut SentinelSet, u16)) {
     let mut set = SentinelSet::start();
@@ -33,7 +28,7 @@ fn survives(break_it: impl FnOnce(&mut SentinelSet, u16)) {
     break_it(&mut set, old);
     set.wait_for_another_than(old);
     let port = set.primary();
-    let new = server_at(&mut set, port);
+    let new = set.server_at(port);
     wait_until(PATIENCE, "the proxy is at the new primary", || {
         // Sentinel closes the connections of a server that it promotes, this one too.
         let clients = new.client().try_call(&["CLIENT", "LIST"]);
@@ -45,12 +40,12 @@ fn survives(break_it: impl FnOnce(&mut SentinelSet, u16)) {
 
 #[test]
 fn a_killed_primary_is_replaced_and_no_client_is_told_an_error() {
-    survives(|set, old| server_at(set, old).kill());
+    survives(|set, old| set.server_at(old).kill());
 }
 
 #[test]
 fn a_frozen_primary_is_replaced_and_no_client_is_told_an_error() {
-    survives(|set, old| server_at(set, old).freeze());
+    survives(|set, old| set.server_at(old).freeze());
 }
 
 #[test]

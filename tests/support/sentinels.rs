@@ -2,6 +2,7 @@
 //! (300 ms), so that a failover is a matter of a second.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
-use super::{Client, RedisServer, free_port, wait_until};
+use super::{Client, RedisServer, Reply, free_port, wait_until};
 
 pub const MASTER: &str = "jobs";
 /// An election, its repetition, and a loaded machine.
@@ -22,8 +23,9 @@ pub struct SentinelSet {
 }
 
 struct Sentinel {
-    _process: Process, // before `dir`: it goes before its files
-    _dir: TempDir,
+    process: Process, // before `dir`: it goes before its files
+    dir: TempDir,
+    is_down: bool,
     /// Without TLS: the tests' own.
     port: u16,
     tls_port: Option<u16>,
@@ -84,18 +86,88 @@ impl SentinelSet {
         format!("[\"127.0.0.1:{}\"]", sentinel.tls_port.unwrap_or(sentinel.port))
     }
 
+    /// Of a sentinel that is up.
     pub fn client(&self) -> Client {
-        self.sentinels[0].client(self.password)
+        let up = self.sentinels.iter().find(|sentinel| !sentinel.is_down);
+        up.expect("a sentinel is up").client(self.password)
+    }
+
+    pub fn server_at(&mut self, port: u16) -> &mut RedisServer {
+        let found = self.servers.iter_mut().find(|server| server.port() == port);
+        found.expect("it is one of the set")
+    }
+
+    /// A server that says nothing for so long is taken for dead; an election that comes to nothing is repeated after
+    /// twice `pause`, and none is held sooner after the last.
+    pub fn elect(&self, after: Duration, pause: Duration) {
+        let (after, pause) = (after.as_millis().to_string(), pause.as_millis().to_string());
+        for sentinel in &self.sentinels {
+            let mut client = sentinel.client(self.password);
+            client.call(&["SENTINEL", "SET", MASTER, "down-after-milliseconds", &after]);
+            client.call(&["SENTINEL", "SET", MASTER, "failover-timeout", &pause]);
+        }
+    }
+
+    pub fn kill_sentinel(&mut self, index: usize) {
+        self.sentinels[index].is_down = true;
+        self.sentinels[index].process.kill();
+    }
+
+    pub fn restart_sentinel(&mut self, index: usize) {
+        let sentinel = &mut self.sentinels[index];
+        sentinel.process = launch(sentinel.dir.path());
+        sentinel.is_down = false;
+        sentinel.wait_until_ready();
+    }
+
+    pub fn freeze_sentinel(&mut self, index: usize) {
+        self.sentinels[index].is_down = true;
+        self.sentinels[index].process.freeze();
+    }
+
+    pub fn thaw_sentinel(&mut self, index: usize) {
+        self.sentinels[index].process.thaw();
+        self.sentinels[index].is_down = false;
     }
 
     /// The port of the primary that the sentinels name.
     pub fn primary(&self) -> u16 {
-        let address = self.client().call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
-        address.items()[1].text().parse().expect("a port")
+        named_by(&mut self.client())
     }
 
     pub fn wait_for_another_than(&self, old: u16) {
         wait_until(WITHIN, "another primary", || self.primary() != old);
+    }
+
+    /// Whether one of the sentinels names another primary already.
+    pub fn any_names_another_than(&self, old: u16) -> bool {
+        let up = self.sentinels.iter().filter(|sentinel| !sentinel.is_down);
+        let mut named = up.map(|sentinel| named_by(&mut sentinel.client(self.password)));
+        named.any(|port| port != old)
+    }
+
+    /// Until the replicas follow the primary, and every sentinel sees all of them and the other sentinels.
+    pub fn wait_until_whole(&self) {
+        let primary = self.primary();
+        let replicas = self.servers.iter().filter(|server| server.port() != primary);
+        for replica in replicas {
+            wait_until(WITHIN, "the replicas follow", || {
+                replica.info("master_link_status") == "up" && replica.info("master_port") == primary.to_string()
+            });
+        }
+        let sees_all = |sentinel: &Sentinel| {
+            let mut client = sentinel.client(self.password);
+            let master = client.call(&["SENTINEL", "MASTER", MASTER]);
+            let replicas = client.call(&["SENTINEL", "REPLICAS", MASTER]);
+            let others = client.call(&["SENTINEL", "SENTINELS", MASTER]);
+            let are = |all: &Reply, flags: &str| all.items().iter().all(|one| one.field("flags").text() == flags);
+            master.field("flags").text() == "master"
+                && master.field("port").text() == primary.to_string()
+                && replicas.items().len() == 2
+                && are(&replicas, "slave")
+                && are(&others, "sentinel")
+        };
+        wait_until(WITHIN, "the set is whole again", || self.sentinels.iter().all(sees_all));
     }
 }
 
@@ -120,22 +192,23 @@ impl Sentinel {
             let lines = certificates.server_settings(port).into_iter();
             settings.extend(lines.map(|(name, value)| format!("{name} {value}\n")));
         }
-        let path = dir.path().join("sentinel.conf");
-        fs::write(&path, settings).expect("the configuration can be written");
-        let mut command = Command::new("redis-server");
-        command.current_dir(dir.path()).arg(&path).arg("--sentinel");
-        let process = Process::spawn("sentinel", &mut command, &dir.path().join("sentinel.log"));
+        fs::write(dir.path().join("sentinel.conf"), settings).expect("the configuration can be written");
         let sentinel = Sentinel {
-            _process: process,
-            _dir: dir,
+            process: launch(dir.path()),
+            dir,
+            is_down: false,
             port,
             tls_port,
         };
+        sentinel.wait_until_ready();
+        sentinel
+    }
+
+    fn wait_until_ready(&self) {
         wait_until(WITHIN, "the sentinel answers", || {
-            let client = Client::connect(&format!("127.0.0.1:{port}"));
+            let client = Client::connect(&format!("127.0.0.1:{}", self.port));
             client.is_ok_and(|mut client| client.try_call(&["PING"]).is_ok())
         });
-        sentinel
     }
 
     fn client(&self, password: Option<&str>) -> Client {
@@ -145,4 +218,15 @@ impl Sentinel {
         }
         client
     }
+}
+
+fn launch(dir: &Path) -> Process {
+    let mut command = Command::new("redis-server");
+    command.current_dir(dir).args(["sentinel.conf", "--sentinel"]);
+    Process::spawn("sentinel", &mut command, &dir.join("sentinel.log"))
+}
+
+fn named_by(sentinel: &mut Client) -> u16 {
+    let address = sentinel.call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
+    address.items()[1].text().parse().expect("a port")
 }

@@ -4,12 +4,13 @@
 //! A round brings each fault of the table about once, under one load, and checks the history of it all. `make test` runs one
 //! round in the tables' order; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
 
+mod sentinel;
 mod single;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::history::{Fault as Violation, Kind, Rules, Span, Verdict};
+use super::history::{Kind, Rules, Span, Verdict};
 use super::load::{Load, Mix, QUEUE};
 use crate::support::proxy::ProxyPlan;
 use crate::support::{Proxy, RedisServer};
@@ -18,6 +19,20 @@ use crate::support::{Proxy, RedisServer};
 const SOME: usize = 10;
 /// What was acknowledged so long before a primary was lost may not have got to a replica. Far more than it takes on loopback.
 const LAG: Duration = Duration::from_secs(1);
+/// So long after another primary was known the old one, if it lives, may still be asked.
+const MOVING: Duration = Duration::from_secs(2);
+
+/// Where an acknowledgement may be forgotten its job comes back when the lease ends, and until then its group waits.
+const FORGETFUL: Mix = Mix {
+    lease: Duration::from_secs(4),
+    ..Mix::VARIED
+};
+
+fn forgetful_rules() -> Rules {
+    let strict = Rules::strict(FORGETFUL.lease);
+    let patience = strict.patience + FORGETFUL.lease;
+    Rules { patience, ..strict }
+}
 
 /// The servers, and the proxies in front of them.
 struct Stage<R> {
@@ -45,7 +60,8 @@ struct Brought {
     name: &'static str,
     span: Span,
     forgets: bool,
-    /// From the moment that another primary was known.
+    /// When another primary was, and how long after that the first call succeeded.
+    known: Option<Instant>,
     first_success: Option<Duration>,
 }
 
@@ -76,8 +92,8 @@ impl<R: Servers> Stage<R> {
 
     fn bring(&mut self, title: &str, fault: &Fault<R>, load: &Load) -> Brought {
         load.wait_for_more_of_each(SOME);
-        println!("{title}: {}", fault.name);
         let from = Instant::now();
+        println!("{title}, {}: {}", load.history().at(from), fault.name);
         let known = (fault.happens)(self, load);
         let until = Instant::now();
         load.wait_for_more_of_each(SOME);
@@ -86,6 +102,7 @@ impl<R: Servers> Stage<R> {
             name: fault.name,
             span: Span { from, until },
             forgets: fault.forgets,
+            known,
             first_success,
         }
     }
@@ -95,7 +112,7 @@ impl Brought {
     fn losses(&self) -> Span {
         Span {
             from: self.span.from - LAG,
-            until: self.span.until,
+            until: self.known.map_or(self.span.until, |known| known + MOVING),
         }
     }
 }
@@ -146,56 +163,57 @@ impl Dice {
 
 /// What the faults of a table cost, over all rounds.
 #[derive(Default)]
-struct Figures {
-    pauses: BTreeMap<&'static str, Vec<Duration>>,
-    first_successes: BTreeMap<&'static str, Vec<Duration>>,
-    lost: BTreeMap<Kind, usize>,
-    /// From the oldest acknowledgement that was forgotten to the fault.
+struct Figures(BTreeMap<&'static str, Cost>);
+
+#[derive(Default)]
+struct Cost {
+    /// The longest of each time.
+    pauses: Vec<Duration>,
+    first_successes: Vec<Duration>,
+    /// Of acknowledged pushes, and of other acknowledgements.
+    lost: (usize, usize),
+    /// From the oldest of them that was forgotten until the fault.
     window: Duration,
 }
 
 impl Figures {
     fn add(&mut self, brought: &[Brought], verdict: &Verdict) {
         for brought in brought {
+            let cost = self.0.entry(brought.name).or_default();
             let within = verdict.pauses.iter().filter_map(|pause| pause.with(&brought.span));
-            let longest = within.map(|pause| pause.length()).max().unwrap_or_default();
-            self.pauses.entry(brought.name).or_default().push(longest);
-            self.first_successes
-                .entry(brought.name)
-                .or_default()
-                .extend(brought.first_success);
-        }
-        for loss in &verdict.losses {
-            *self.lost.entry(loss.kind).or_default() += 1;
-            self.window = self.window.max(window(loss, brought));
+            cost.pauses
+                .push(within.map(|pause| pause.length()).max().unwrap_or_default());
+            cost.first_successes.extend(brought.first_success);
+            for loss in verdict.losses.iter().filter(|loss| brought.losses().holds(loss.at)) {
+                match loss.kind {
+                    Kind::Lost => cost.lost.0 += 1,
+                    _ => cost.lost.1 += 1,
+                }
+                cost.window = cost.window.max(brought.span.from.saturating_duration_since(loss.at));
+            }
         }
     }
 
     fn print(&self, title: &str) {
-        println!("\n{title}: what clients saw, median (longest) in ms");
-        println!("{:<40} {:>16} {:>24}", "fault", "pause", "after another primary");
-        for (name, pauses) in &self.pauses {
-            let first = self
-                .first_successes
-                .get(name)
-                .map_or(String::new(), |times| shown(times));
-            println!("{name:<40} {:>16} {first:>24}", shown(pauses));
-        }
-        if !self.lost.is_empty() {
-            let window = self.window.as_millis();
+        println!("\n{title}: what clients saw, median (longest) in ms; what Redis forgot of what it had acknowledged");
+        let heads = [
+            "pause",
+            "after new primary",
+            "pushes forgotten",
+            "others",
+            "from ms before",
+        ];
+        println!("{:<44}{}", "fault", heads.map(|head| format!("{head:>19}")).concat());
+        for (name, cost) in &self.0 {
+            let times = [shown(&cost.pauses), shown(&cost.first_successes)];
+            let losses = [cost.lost.0, cost.lost.1, cost.window.as_millis() as usize];
+            let figures = times.into_iter().chain(losses.map(|figure| figure.to_string()));
             println!(
-                "forgotten by a primary's loss: {:?}, the oldest told {window} ms before",
-                self.lost
+                "{name:<44}{}",
+                figures.map(|figure| format!("{figure:>19}")).collect::<String>()
             );
         }
     }
-}
-
-fn window(loss: &Violation, brought: &[Brought]) -> Duration {
-    let fault = brought.iter().find(|brought| brought.losses().holds(loss.at));
-    fault.map_or(Duration::ZERO, |fault| {
-        fault.span.from.saturating_duration_since(loss.at)
-    })
 }
 
 fn shown(times: &[Duration]) -> String {

@@ -13,6 +13,8 @@ pub struct Delivery {
     pub told: Vec<Instant>,
     pub acks: Vec<Ack>,
     doubted: bool,
+    /// When its client first said anything of its end, whether or not that counted.
+    settled: Option<Instant>,
     /// Both times of giving it back: asked, told.
     pub given_back: Option<(Instant, Instant)>,
 }
@@ -103,18 +105,24 @@ impl<'a> Jobs<'a> {
                     asked: note.asked,
                     told: note.told,
                 };
-                let acks = std::iter::repeat_n(ack, *counted as usize);
-                self.delivery(receipt).acks.extend(acks);
+                let delivery = self.delivery(receipt);
+                delivery.acks.extend(std::iter::repeat_n(ack, *counted as usize));
+                delivery.settled.get_or_insert(note.asked);
             }
-            What::GivenBack { receipt, counted } if *counted > 0 => {
-                self.delivery(receipt).given_back = Some((note.asked, note.told));
+            What::GivenBack { receipt, counted } => {
+                let delivery = self.delivery(receipt);
+                delivery.settled.get_or_insert(note.asked);
+                if *counted > 0 {
+                    delivery.given_back = Some((note.asked, note.told));
+                }
             }
             What::Doubted { receipt } => {
                 let delivery = self.delivery(receipt);
                 delivery.doubted = true;
+                delivery.settled.get_or_insert(note.asked);
                 delivery.given_back = Some((note.asked, note.told));
             }
-            What::GivenBack { .. } | What::Waited | What::Failed { .. } => {}
+            What::Waited | What::Failed { .. } => {}
         }
     }
 
@@ -142,15 +150,10 @@ impl Delivery {
         Some((*self.asked.iter().min()?, *self.told.iter().min()?))
     }
 
-    /// Until when the job certainly was leased; without an end of its own, as long as the lease.
+    /// Until when its client certainly had the job.
     pub fn leased_until(&self, lease: Duration) -> Option<Instant> {
         let lapsed = *self.asked.iter().min()? + lease;
-        let ends = self
-            .acks
-            .iter()
-            .map(|ack| ack.asked)
-            .chain(self.given_back.map(|(asked, _)| asked));
-        Some(ends.fold(lapsed, Instant::min))
+        Some(self.settled.map_or(lapsed, |settled| settled.min(lapsed)))
     }
 }
 

@@ -173,12 +173,24 @@ pub struct Verdict {
     pub pauses: Vec<Span>,
 }
 
-#[derive(Default)]
 pub struct History {
+    began: Instant,
     notes: Mutex<Vec<Note>>,
 }
 
 impl History {
+    pub fn new() -> History {
+        History {
+            began: Instant::now(),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// How far it was at that time.
+    pub fn at(&self, then: Instant) -> String {
+        format!("{:.3} s", (then - self.began).as_secs_f64())
+    }
+
     pub fn note(&self, asked: Instant, queue: &'static str, what: What) {
         let told = Instant::now();
         self.lock().push(Note {
@@ -211,7 +223,8 @@ impl History {
     #[track_caller]
     pub fn check(&self, rules: &Rules) -> Verdict {
         let verdict = self.judge(rules);
-        let shown: Vec<_> = verdict.faults.iter().take(20).map(Fault::to_string).collect();
+        let shown = verdict.faults.iter().take(20);
+        let shown: Vec<_> = shown.map(|fault| format!("{}: {fault}", self.at(fault.at))).collect();
         assert!(
             shown.is_empty(),
             "{} faults, the first of them:\n{}",

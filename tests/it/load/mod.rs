@@ -170,7 +170,7 @@ impl Load {
         let shared = Arc::new(Shared {
             mix,
             addresses: addresses.to_vec(),
-            history: History::default(),
+            history: History::new(),
             tallies: mix.queues().into_iter().map(Tally::of).collect(),
             pushed: AtomicUsize::new(0),
             no_more_pushes: AtomicBool::new(false),
