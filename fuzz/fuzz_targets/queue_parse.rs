@@ -2,34 +2,22 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use millrace::command::queue::Verb;
+use millrace::command::Route;
+use millrace::command::queue::COMMANDS;
 use millrace::queue::parse::parse;
 use millrace::resp::OwnedRequest;
 
-const VERBS: [(Verb, usize); 13] = [
-    (Verb::Push, 3),
-    (Verb::PushMany, 4),
-    (Verb::Pop, 2),
-    (Verb::PopAny, 3),
-    (Verb::Ack, 3),
-    (Verb::Nack, 3),
-    (Verb::Extend, 4),
-    (Verb::Len, 2),
-    (Verb::Stats, 2),
-    (Verb::Peek, 2),
-    (Verb::Job, 3),
-    (Verb::Delete, 3),
-    (Verb::Purge, 2),
-];
-
 const MAX_PAYLOAD: usize = 64;
 
-// The first byte is the verb; the words are separated by newlines, so that the fuzzer can put them together from seeds.
+// The words are separated by newlines, so that the fuzzer can put them together from seeds; the first is the command.
 fuzz_target!(|data: &[u8]| {
-    let Some((verb, rest)) = data.split_first() else { return };
-    let (verb, fewest) = VERBS[usize::from(*verb) % VERBS.len()];
-    let words: Vec<&[u8]> = [&b"Q"[..]].into_iter().chain(rest.split(|byte| *byte == b'\n')).collect();
-    if words.len() < fewest {
+    let words: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+    let named = COMMANDS.iter().find(|spec| words[0].eq_ignore_ascii_case(spec.name.as_bytes()));
+    let Some((Route::Queue(verb), arity)) = named.map(|spec| (spec.route, spec.arity)) else {
+        return;
+    };
+    let (fewest, is_exact) = (arity.unsigned_abs() as usize, arity > 0);
+    if words.len() < fewest || is_exact && words.len() > fewest {
         return; // the table's arity has refused it before
     }
     let request = OwnedRequest::from_words(&words);

@@ -52,6 +52,24 @@ fn compressed_payloads_come_back_as_they_were_pushed_through_any_proxy() {
 }
 
 #[test]
+fn queues_are_compressed_by_the_pattern_that_fits_their_name() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis)
+        .set("queues.\"*\".compress_over", "\"1MiB\"")
+        .set("queues.\"big-*\".compress_over", "\"100B\"")
+        .set("queues.\"big-raw\".compress_over", "\"0\"")
+        .start();
+    let mut client = proxy.client();
+    let text = "tick ".repeat(1000);
+    for (queue, is_packed) in [("big-mail", true), ("big-raw", false), ("mail", false)] {
+        client.call(&["QPUSH", queue, &text]);
+        let kept = redis.client().run(&format!("HVALS q:{{{queue}/0}}:jobs"));
+        assert_eq!(kept.items()[0].bytes().len() < text.len(), is_packed, "{queue}");
+        assert_eq!(client.call(&["QPOP", queue]).items()[2].text(), text);
+    }
+}
+
+#[test]
 fn a_compressed_job_keeps_its_place_its_key_and_its_payload_wherever_it_goes() {
     let redis = RedisServer::start();
     let proxy = compressing(&redis).start();
