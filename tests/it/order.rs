@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::support::{Client, Proxy, RedisServer};
+use crate::support::{Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
 const PRODUCERS: usize = 20;
 const CONSUMERS: usize = 80;
@@ -45,15 +45,15 @@ impl Life {
     }
 }
 
-fn call(client: &mut Client, words: &[&str]) -> (crate::support::Reply, Span) {
+fn call(client: &mut Client, words: &[&str]) -> (Reply, Span) {
     let asked = Instant::now();
     let reply = client.call(words);
     let told = Instant::now();
     (reply, Span { asked, told })
 }
 
-/// `push`: the words of a push of this rank; `pop`: those of a pop.
-fn run(push: impl Fn(usize) -> Vec<&'static str> + Sync, pop: &[&str]) -> Vec<Life> {
+/// `push`: the words of a push of this rank; `pop`: those of a pop. It begins when there are so many jobs.
+fn run(push: impl Fn(usize) -> Vec<&'static str> + Sync, pop: &[&str], backlog: usize) -> Vec<Life> {
     let redis = RedisServer::start();
     let proxies = [0, 1].map(|_| Proxy::before(&redis).start());
     let (pushed, popped) = (Mutex::new(HashMap::new()), Mutex::new(Vec::new()));
@@ -76,7 +76,9 @@ fn run(push: impl Fn(usize) -> Vec<&'static str> + Sync, pop: &[&str]) -> Vec<Li
         for consumer in 0..CONSUMERS {
             let mut client = proxies[consumer % 2].client();
             let (left, popped) = (&left, &popped);
+            let pushed = &pushed;
             scope.spawn(move || {
+                wait_until(PATIENCE, "the backlog", || pushed.lock().unwrap().len() >= backlog);
                 while left.load(Ordering::Relaxed) > 0 {
                     let (job, span) = call(&mut client, pop);
                     if !job.is_null() {
@@ -129,6 +131,7 @@ fn jobs_are_served_by_priority_and_within_one_in_the_order_of_their_pushes() {
     let lives = run(
         |rank| vec!["QPUSH", "q", "PRIORITY", PRIORITIES[rank]],
         &["QPOP", "q", "NOACK"],
+        PRODUCERS * EACH / 2,
     );
     none_was_overtaken(&lives);
 }
@@ -139,13 +142,14 @@ fn queues_are_served_in_the_order_in_which_they_are_named() {
     let lives = run(
         |rank| vec!["QPUSH", QUEUES[rank]],
         &["QMPOP", "3", "first", "second", "third", "NOACK"],
+        PRODUCERS * EACH / 2,
     );
     none_was_overtaken(&lives);
 }
 
 #[test]
 fn those_who_wait_are_served_in_the_order_of_the_pushes_too() {
-    let lives = run(|_| vec!["QPUSH", "q"], &["QPOP", "q", "BLOCK", "50", "NOACK"]);
+    let lives = run(|_| vec!["QPUSH", "q"], &["QPOP", "q", "BLOCK", "50", "NOACK"], 0);
     // Whatever the rank was, it was said to nobody.
     let lives: Vec<_> = lives.into_iter().map(|life| Life { rank: 0, ..life }).collect();
     none_was_overtaken(&lives);
