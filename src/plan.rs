@@ -345,7 +345,6 @@ mod tests {
             refusal("QLEN orders x"),
             "ERR wrong number of arguments for 'qlen' command"
         );
-        assert_eq!(refusal("QCHECK a"), "ERR 'qcheck' is not yet supported");
         assert_eq!(refusal("qcron add orders"), "ERR 'qcron' is not yet supported");
     }
 

@@ -32,6 +32,7 @@ pub enum Verb {
     Drop,
     Result,
     Explain,
+    Check,
 }
 
 /// What `COMMAND` and `COMMAND DOCS` say of a queue command.
@@ -70,9 +71,9 @@ pub enum Kind {
 }
 
 /// In the contract, and not served yet. They are answered here, as Redis does not know them either.
-pub const LATER: [&str; 2] = ["qcheck", "qcron"];
+pub const LATER: [&str; 1] = ["qcron"];
 
-pub const COMMANDS: [Spec; 22] = [
+pub const COMMANDS: [Spec; 23] = [
     Spec {
         route: Route::Queue(Verb::Push),
         name: "qpush",
@@ -397,6 +398,17 @@ pub const COMMANDS: [Spec; 22] = [
         summary: "Removes a queue with its jobs, counters and settings, and returns whether there was one.",
         complexity: "O(1); Redis frees the memory beside its work",
         arguments: &[QUEUE],
+    },
+    Spec {
+        route: Route::Queue(Verb::Check),
+        name: "qcheck",
+        arity: -2,
+        flags: &["write"],
+        categories: SETTINGS,
+        since: FIRST,
+        summary: "Looks for what no sound queue has, a part of the queue a call, and may mend it.",
+        complexity: "O(1) a call, which looks at some 200 places; O(N log(N)) for all, N being the number of jobs",
+        arguments: &[QUEUE, text("cursor").after("CURSOR"), token("repair", "REPAIR")],
     },
 ];
 

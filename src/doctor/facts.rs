@@ -40,7 +40,7 @@ pub const SETTINGS: [&str; 15] = [
 
 /// Every command that the scripts and the pipes use, with words that make it a whole one. `K` is a key of a queue, `C` a
 /// wake channel.
-pub const NEEDED: [&str; 41] = [
+pub const NEEDED: [&str; 49] = [
     "EVALSHA 0 1 K",
     "SCRIPT LOAD 0",
     "SUBSCRIBE C",
@@ -80,6 +80,14 @@ pub const NEEDED: [&str; 41] = [
     "HGETALL K",
     "GET K",
     "LREM K 0 0",
+    "RPOP K",
+    "LSET K 0 0",
+    "RENAME K K",
+    "HLEN K",
+    "HSTRLEN K 0",
+    "HRANDFIELD K 1",
+    "HSCAN K 0",
+    "ZSCAN K 0",
     "PING",
     "ROLE",
 ];

@@ -17,6 +17,7 @@ use crate::command::Verb;
 use crate::resp::Request;
 use crate::resp::scanner::parse_integer;
 use crate::script::batch::MAX_ERROR;
+use crate::script::check::Place;
 use crate::script::mend::Revive;
 
 /// The longest time that a command takes, in milliseconds: a hundred years. Dates stay exact in a sorted set's score.
@@ -138,6 +139,7 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Promote => promote(&mut words),
         Verb::Result => result(&mut words),
         Verb::Drop => alone(&mut words, Single::Drop),
+        Verb::Check => check(&mut words),
     }
 }
 
@@ -544,6 +546,28 @@ fn promote(words: &mut Words) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let whom = Revive::DelayedIds(words.jobs(&queue)?);
     let single = Single::Revive { whom, revived: 0 };
+    Ok(Ask::Single { queue, single })
+}
+
+fn check(words: &mut Words) -> Result<Ask, Refusal> {
+    let queue = words.queue()?;
+    let (mut place, mut repair) = (Place::FIRST, false);
+    let mut seen = Seen::default();
+    while let Some(option) = words.option() {
+        seen.once(&option)?;
+        match option.as_str() {
+            "CURSOR" => {
+                let cursor = words.value(&option)?;
+                if cursor != b"0" {
+                    place = Place::parse(cursor)
+                        .ok_or_else(|| format!("ERR CURSOR is '{}', no reply had that one", shown(cursor)))?;
+                }
+            }
+            "REPAIR" => repair = true,
+            _ => return Err(words.unknown(&option)),
+        }
+    }
+    let single = Single::Check { place, repair };
     Ok(Ask::Single { queue, single })
 }
 

@@ -8,6 +8,7 @@ use super::payload::{unpack, unpacked_len};
 use super::settings::{Pause, Settings};
 use crate::resp::ReplyWriter;
 use crate::script::Job;
+use crate::script::check::{Found, KINDS};
 use crate::script::look::{Detail, Explanation, JobView, Stats};
 
 /// Every queue has one partition for now.
@@ -35,6 +36,8 @@ pub enum Reply {
     View(QueueMark, Box<(Settings, JobView)>),
     /// `QCONFIG GET`.
     Settings(Box<Settings>),
+    /// `QCHECK`.
+    Checked(Box<Found>),
     Ok,
     NoView,
     /// A whole error line, without its `-`.
@@ -129,6 +132,7 @@ impl Reply {
                 }
             }
             Self::Explanation(explanation, pause) => write_explanation(explanation.as_ref(), *pause, out),
+            Self::Checked(found) => write_found(found, out),
             Self::Bulk(bytes) => out.bulk(bytes),
             Self::Nothing => out.null(),
             Self::Ok => out.simple("OK"),
@@ -246,6 +250,18 @@ fn write_explanation(explanation: Option<&(QueueMark, Explanation)>, pause: Paus
         Some((mark, Detail::Job(job))) => write_id(*mark, *job, out),
         Some((_, Detail::None)) | None => out.null(),
     }
+}
+
+fn write_found(found: &Found, out: &mut ReplyWriter) {
+    out.map(KINDS.len() + 3);
+    let totals = [("jobs", found.jobs), ("unsound", found.kinds.iter().sum())];
+    for (name, count) in totals.into_iter().chain(KINDS.into_iter().zip(found.kinds)) {
+        out.bulk(name.as_bytes());
+        out.integer(count as i64);
+    }
+    out.bulk(b"cursor");
+    let cursor = found.next.map_or("0".to_owned(), |place| place.to_string());
+    out.bulk(cursor.as_bytes());
 }
 
 fn write_meta(meta: &[(Bytes, Bytes)], out: &mut ReplyWriter) {

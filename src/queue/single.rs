@@ -7,6 +7,7 @@ use super::id::{LocalId, QueueMark};
 use super::operation::State;
 use super::reply::Reply;
 use super::settings::{Change, Settings};
+use crate::script::check::{self, Place};
 use crate::script::look::{self, Ending, JobView, PEEKED};
 use crate::script::mend::{self, REVIVED, Revive};
 use crate::script::remove::{self, DELETED};
@@ -45,6 +46,11 @@ pub enum Single {
         revived: u64,
     },
     Drop,
+    /// From there on, a part of the queue.
+    Check {
+        place: Place,
+        repair: bool,
+    },
 }
 
 /// What a script call came to.
@@ -85,6 +91,7 @@ impl Single {
             Self::Configure(changes) => mend::configure(scripts, partition, settings, sequence, changes),
             Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
             Self::Drop => mend::drop(scripts, partition, settings, sequence),
+            Self::Check { place, repair, .. } => check::check(scripts, partition, settings, *place, *repair),
         }
     }
 
@@ -175,6 +182,10 @@ impl Single {
                     Some(whom) => Step::Again(Self::Revive { whom, revived }),
                 };
                 Ok((standing, step))
+            }
+            Self::Check { .. } => {
+                let (standing, found) = check::found(reply)?;
+                Ok((standing, self.unless_more(standing, Reply::Checked(Box::new(found)))))
             }
             Self::Drop => {
                 let (standing, dropped) = mend::counted(reply)?;

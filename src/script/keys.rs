@@ -11,7 +11,7 @@ use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 23;
+pub const KEYS: usize = 25;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -35,6 +35,8 @@ const NAMES: [&str; KEYS - 1] = [
     "behind",
     "buckets",
     "throttled",
+    "sift",
+    "sifted",
 ];
 
 /// Words that every call begins with: who calls, sequence, settings.

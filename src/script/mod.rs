@@ -7,13 +7,14 @@
 //!   who waits, `ending.lua`, what the end of a job means to others, `groups.lua`, who has its group's turn,
 //!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
-//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`) and [`mend`] (`configure.lua`,
-//!   `revive.lua`, `drop.lua`).
+//! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`), [`mend`] (`configure.lua`,
+//!   `revive.lua`, `drop.lua`) and [`check`] (`check.lua`).
 //! - [`record`]: what is remembered of a job.
 //! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
 
 pub mod batch;
 pub mod call;
+pub mod check;
 pub mod keys;
 pub mod look;
 pub mod mend;
@@ -54,6 +55,7 @@ pub struct Scripts {
     pub configure: Script,
     pub revive: Script,
     pub drop: Script,
+    pub check: Script,
 }
 
 const PRELUDE: &str = include_str!("prelude.lua");
@@ -99,10 +101,11 @@ impl Scripts {
             configure: script("configure", include_str!("configure.lua")),
             revive: script("revive", include_str!("revive.lua")),
             drop: script("drop", include_str!("drop.lua")),
+            check: script("check", include_str!("check.lua")),
         }
     }
 
-    pub fn all(&self) -> [&Script; 11] {
+    pub fn all(&self) -> [&Script; 12] {
         [
             &self.batch,
             &self.stats,
@@ -115,6 +118,7 @@ impl Scripts {
             &self.configure,
             &self.revive,
             &self.drop,
+            &self.check,
         ]
     }
 }

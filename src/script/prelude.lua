@@ -27,6 +27,7 @@
 --                   groups.lua
 --   T:buckets zset  group, ms at which the bucket of its rate is full again; T:throttled zset group, ms at which the rate
 --                   allows the job that it holds back
+--   T:sift    list  what is left of a ready list that QCHECK takes apart, and T:sifted hash entry, nothing: see check.lua
 --   T:results hash  id → what QACK said came of it; T:result_ends zset  id, ms until which it is kept
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
@@ -43,7 +44,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, lane =
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lane =
   unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}
@@ -60,7 +61,7 @@ local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber
 local changes = {} -- of counters and tombstones, by how much
 
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
-local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends, buckets) == 0
+local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends, buckets, sift) == 0
 local nobody_waits = plain or call('EXISTS', waiting) == 0
 local more = false -- upkeep is left
 
@@ -100,7 +101,7 @@ local function standing()
     soonest = allowed and min(allowed, soonest or allowed) or soonest
     ready = ready + ready_in('u') + ready_in('h') + ready_in('l')
   end
-  return now, soonest or false, ready, more and 1 or 0
+  return now, soonest or false, math.max(ready, 0), more and 1 or 0
 end
 
 -- Writes the counters. A list that holds nothing but tombstones goes.

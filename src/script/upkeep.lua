@@ -12,7 +12,7 @@ local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age
 --@include ending
 
 -- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 ms.
-local LAPSED, EXPIRED, DUE, BURIED, HELD, RESULTS, ALLOWED = 128, 128, 400, 200, 128, 200, 128
+local LAPSED, EXPIRED, DUE, BURIED, HELD, RESULTS, ALLOWED, SIFTED = 128, 128, 400, 200, 128, 200, 128, 200
 
 local function count(field, by)
   changes[field] = (changes[field] or 0) + by
@@ -89,6 +89,9 @@ local function to_the_front(fronts)
   for letter, ids in pairs(fronts) do
     table.sort(ids, function(a, b) return a > b end)
     variadic('LPUSH', lists[letter], ids, 1, #ids)
+    for _, id in ipairs(call('EXISTS', sifted) == 1 and ids or {}) do
+      call('HSET', sifted, id, '')
+    end
   end
 end
 
@@ -103,6 +106,7 @@ local GROUP = '\161g'
 --   4. Groups whose rate allows the next job have their turn.
 --   5. Dead letters beyond the number or the age that is kept go.
 --   6. Unique keys that FOR has held go, if their jobs have; so do results that were kept for long enough.
+--   7. A list that QCHECK takes apart comes back, but for what stands there for no job or for the second time (check.lua).
 
 -- A delivery was lost with its worker, at that moment.
 local function lapse(name, at, fronts)
@@ -230,6 +234,25 @@ local function trim_results()
   variadic('HDEL', results, ids, 1, #ids)
 end
 
+local function sift_entries()
+  local entries, back = call('RPOP', sift, SIFTED) or {}, {}
+  local notes = call('EXISTS', sifted) == 1
+  for _, entry in ipairs(entries) do
+    local id, record = in_line(entry)
+    local elsewhere = id == entry
+      and (call('ZSCORE', leases, lease_name(id, record)) or call('ZSCORE', delayed, id) or call('ZSCORE', dead, id))
+    if id and not elsewhere and (not notes or call('HSETNX', sifted, entry, '') == 1) then
+      local letter = sub(id, -1)
+      back[letter] = back[letter] or {}
+      insert(back[letter], entry)
+    end
+  end
+  for letter, list in pairs(back) do
+    variadic('LPUSH', lists[letter], list, 1, #list)
+  end
+  more = more or #entries == SIFTED
+end
+
 local function bring_back()
   end_leases()
   if not plain then
@@ -239,5 +262,6 @@ local function bring_back()
     trim_dead()
     end_holds()
     trim_results()
+    sift_entries()
   end
 end

@@ -11,6 +11,7 @@ use millrace::queue::id::LocalId;
 use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, QueueName, State};
 use millrace::queue::settings::Change;
 use millrace::resp::frame::{Frame, FrameScanner};
+use millrace::script::check::{self, Found, Place};
 use millrace::script::look::{self, Ending, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
@@ -276,6 +277,26 @@ impl Lane {
         let counted = mend::counted(first).unwrap().1;
         assert_eq!(mend::counted(again).unwrap().1, counted, "a repeat");
         counted
+    }
+
+    /// The whole queue: what all calls found together.
+    pub fn check(&mut self, repair: bool) -> Found {
+        let (mut all, mut next) = (Found::default(), Some(Place::FIRST));
+        while let Some(place) = next {
+            let found = self.check_from(place, repair);
+            next = found.next;
+            all.jobs += found.jobs;
+            all.kinds
+                .iter_mut()
+                .zip(found.kinds)
+                .for_each(|(sum, found)| *sum += found);
+        }
+        all
+    }
+
+    pub fn check_from(&mut self, place: Place, repair: bool) -> Found {
+        let call = check::check(&self.bench.scripts, &self.partition, &self.settings, place, repair);
+        self.until_final(&call, check::found)
     }
 
     pub fn configure(&mut self, changes: &[Change]) {

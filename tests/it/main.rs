@@ -7,6 +7,7 @@ mod support;
 
 mod abuse;
 mod chaos;
+mod check;
 mod clients;
 mod cluster;
 mod compression;

@@ -13,6 +13,7 @@ use millrace::queue::operation::{
     Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Unique,
 };
 use millrace::queue::payload::Payload;
+use millrace::script::check::KINDS;
 use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
@@ -511,6 +512,8 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
     }
     for twins in &mut queues {
         assert_sound(bench, twins.name);
+        let checked = twins.lanes[0].check(false);
+        assert_eq!(checked.kinds, [0; KINDS.len()], "QCHECK of {}: {KINDS:?}", twins.name);
         twins.lanes[0].purge(None);
         bench.advance(3000); // FOR holds keys beyond their jobs
         twins.lanes[0].stats();
