@@ -26,7 +26,7 @@ async function main(name) {
   const source = new Queue(name, { connection: { port: Number(process.env.REDIS_PORT || 6379) } });
   let moved = 0;
   for (;;) {
-    const jobs = await source.getJobs(["prioritized", "wait", "delayed"], 0, BATCH - 1, true); // the oldest first
+    const jobs = await source.getJobs(["prioritized", "wait", "paused", "delayed"], 0, BATCH - 1, true); // the oldest first
     if (jobs.length === 0) break;
     for (const job of jobs) {
       await push(client, name, job);

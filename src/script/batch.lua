@@ -384,10 +384,11 @@ end
 local TOMBSTONES = 500
 local ids, payloads, records = {}, {}, false
 local got, passed, asked = 0, 0, wanted
-local tokens
+local most, tokens = math.huge, nil
 if limited then
-  local most, _, held = room()
-  wanted, tokens = min(wanted, most), held
+  local _
+  most, _, tokens = room()
+  wanted = min(wanted, most)
 end
 
 -- A worker that serves its own as fast as jobs come would leave those who wait at another one waiting for ever. So one that
@@ -396,7 +397,7 @@ local STARVED = 100 -- ms
 local withheld = 0
 if patient and patient > 0 and not nobody_waits then
   --@include wake
-  local there = ready_in('u') + ready_in('h') + ready_in('n') + ready_in('l')
+  local there = min(ready_in('u') + ready_in('h') + ready_in('n') + ready_in('l'), most)
   if there > 0 and there <= min(wanted, patient) and wake_one(now - STARVED) then
     wanted, withheld = there - 1, 1
   end

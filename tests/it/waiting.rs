@@ -156,13 +156,15 @@ fn a_push_calls_one_of_those_who_wait_and_no_crowd() {
     assert!(messages <= PUSHES + polls, "{messages} messages for {PUSHES} pushes");
 }
 
-#[test]
-fn no_proxy_takes_all_the_jobs_while_others_wait_at_another() {
+/// Ten wait at the very proxy through which all is pushed, as fast as they come, and one at another: it must get some too.
+#[track_caller]
+fn nobody_is_starved(settings: &str, push: impl Fn(&mut Client) + Sync) {
+    const ENOUGH: usize = 5;
     let redis = RedisServer::start();
     let (busy, quiet) = (Proxy::before(&redis).start(), Proxy::before(&redis).start());
+    busy.client().run(settings);
     let (got, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
-        // More than enough for all that is pushed, and at the very proxy that pushes it.
         for _ in 0..10 {
             scope.spawn(|| {
                 let mut client = busy.client();
@@ -174,28 +176,38 @@ fn no_proxy_takes_all_the_jobs_while_others_wait_at_another() {
         scope.spawn(|| {
             let mut client = quiet.client();
             while !is_over.load(Ordering::Relaxed) {
-                let job = client.run("QPOP q BLOCK 5000 NOACK");
+                let job = client.run("QPOP q BLOCK 100 NOACK");
                 got.fetch_add(usize::from(!job.is_null()), Ordering::Relaxed);
             }
         });
         scope.spawn(|| {
             let mut client = busy.client();
             while !is_over.load(Ordering::Relaxed) {
-                client.run("QPUSH q x");
-                client.run("QPOP nothing BLOCK 1"); // so slowly that somebody always waits
-            }
-            for _ in 0..20 {
-                client.run("QPUSH q x");
+                push(&mut client);
             }
         });
         let started = Instant::now();
-        while got.load(Ordering::Relaxed) < 5 && started.elapsed() < PATIENCE {
+        while got.load(Ordering::Relaxed) < ENOUGH && started.elapsed() < PATIENCE {
             thread::yield_now();
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    assert!(
-        got.load(Ordering::Relaxed) >= 5,
-        "who waits at the other proxy is starved"
-    );
+    let got = got.load(Ordering::Relaxed);
+    assert!(got >= ENOUGH, "who waits at the other proxy got {got} jobs");
+}
+
+#[test]
+fn no_proxy_takes_all_the_jobs_while_others_wait_at_another() {
+    nobody_is_starved("QRESUME q", |client| {
+        client.run("QPUSH q x");
+        client.run("QPOP nothing BLOCK 1"); // so slowly that somebody always waits
+    });
+}
+
+#[test]
+fn no_proxy_takes_all_that_a_rate_allows_while_others_wait_at_another() {
+    nobody_is_starved("QCONFIG SET q rate 50/s", |client| {
+        client.run("QMPUSH q 2 x y");
+        client.run("QPOP nothing BLOCK 30"); // more than the rate allows
+    });
 }
