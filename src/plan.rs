@@ -19,6 +19,8 @@ pub struct Rules<'r> {
     pub table: &'r Table,
     /// How the proxy's own keys begin (`q:{`); `None`: plain commands may touch them.
     pub own_keys: Option<&'r [u8]>,
+    /// Redis is a cluster, which we hide: to its clients the proxy is one Redis.
+    pub cluster: bool,
 }
 
 #[derive(Debug)]
@@ -56,8 +58,9 @@ pub struct Forward {
 pub enum Splice {
     /// `INFO`: our sections, by [`crate::local::info::splice`].
     Info(Sections),
-    /// `QSCAN`: the queues' names, by [`crate::queue::names::write`]: those that match the glob.
-    QueueNames(bytes::Bytes),
+    /// `QSCAN`: the queues' names, by [`crate::queue::names::write`]: those that match the glob, asked of the owner of
+    /// this slot.
+    QueueNames(bytes::Bytes, u16),
     /// `COMMAND DOCS`: our commands, by [`crate::local::command::splice_docs`].
     CommandDocs(Chosen),
 }
@@ -131,7 +134,7 @@ fn plan_command(entry: &Entry, request: Request, rules: &Rules) -> Plan {
         Route::ScanQueues => Plan::ScanQueues,
         Route::Queue(verb) => Plan::Queue(verb),
         Route::Local(local) => Plan::Local(local),
-        Route::Info => plan_info(request),
+        Route::Info => plan_info(request, rules),
         Route::CommandDocs => plan_docs(request, rules.table),
         Route::CommandList if is_word(request, 3, b"MODULE") => FORWARD_KEYLESS,
         Route::CommandList => Plan::Local(Local::CommandList),
@@ -157,11 +160,34 @@ fn forward(entry: &Entry, request: Request, rules: &Rules) -> Plan {
         return Plan::Refuse(own_key(entry, own));
     }
     // Unclear keys: Redis is asked all the same, and has the right words for what is wrong.
+    let is_clear = keys.is_ok();
     let first_key = keys.ok().and_then(|keys| keys.first());
+    if rules.cluster
+        && let Some(refusal) = refuse_in_cluster(entry, is_clear && first_key.is_none())
+    {
+        return Plan::Refuse(refusal);
+    }
     Plan::Forward(Forward {
         first_key: first_key.map(|at| at as u32),
         readonly: entry.is_readonly(),
     })
+}
+
+/// What is about all of a cluster's nodes, and so is not answered by one of them.
+fn refuse_in_cluster(entry: &Entry, is_keyless: bool) -> Option<Refusal> {
+    if &*entry.name == "cluster" || entry.name.starts_with("cluster|") {
+        return Some("ERR This instance has cluster support disabled".into());
+    }
+    let is_split = |tip: &&str| {
+        matches!(
+            *tip,
+            "request_policy:all_shards" | "request_policy:all_nodes" | "request_policy:special"
+        )
+    };
+    let mut tips = entry.tips.iter().map(|tip| &**tip);
+    let name = entry.name.replace('|', " ");
+    let refusal = || format!("ERR '{name}' is not yet supported in cluster mode: it concerns all shards").into();
+    (is_keyless && tips.any(|tip| is_split(&tip))).then(refusal)
 }
 
 /// A guard against accidents, no wall: a script that makes up its keys and a `FLUSHALL` go past it.
@@ -190,12 +216,12 @@ fn blocks(request: Request) -> bool {
     false
 }
 
-fn plan_info(request: Request) -> Plan {
+fn plan_info(request: Request, rules: &Rules) -> Plan {
     let sections = Sections::asked(request);
     match sections.whose() {
         Whose::Ours => Plan::Local(Local::Info),
-        Whose::Redis => FORWARD_KEYLESS,
-        Whose::Both => Plan::Splice(Splice::Info(sections), KEYLESS),
+        Whose::Redis if !rules.cluster => FORWARD_KEYLESS,
+        Whose::Redis | Whose::Both => Plan::Splice(Splice::Info(sections), KEYLESS),
     }
 }
 
@@ -287,12 +313,17 @@ mod tests {
     use crate::session::{Peer, Users};
 
     fn planned(line: &str) -> Plan {
+        planned_before(false, line)
+    }
+
+    fn planned_before(cluster: bool, line: &str) -> Plan {
         let words: Vec<_> = line.split(' ').collect();
         let request = OwnedRequest::from_words(&words);
         let session = Session::new(1, Peer::Unix("/s".into()), &Users::new(Vec::new()), Instant::now());
         let rules = Rules {
             table: &Table::builtin(),
             own_keys: Some(b"q:{"),
+            cluster,
         };
         plan(request.as_request(), &session, &rules).plan
     }
@@ -331,6 +362,60 @@ mod tests {
             let forward = Forward { first_key, readonly };
             assert_eq!(planned(line), Plan::Forward(forward), "{line}");
         }
+    }
+
+    #[test]
+    fn before_a_cluster_what_concerns_all_shards_is_refused_and_the_cluster_is_hidden() {
+        for line in [
+            "DBSIZE",
+            "KEYS *",
+            "SCAN 0",
+            "FLUSHALL",
+            "FLUSHDB ASYNC",
+            "RANDOMKEY",
+            "SCRIPT LOAD x",
+            "FUNCTION FLUSH",
+            "CONFIG SET a b",
+        ] {
+            let Plan::Refuse(refusal) = planned_before(true, line) else {
+                panic!("{line} is not refused");
+            };
+            let text = String::from_utf8_lossy(refusal.text());
+            assert!(
+                text.ends_with("is not yet supported in cluster mode: it concerns all shards"),
+                "{text}"
+            );
+        }
+        for line in ["CLUSTER SLOTS", "CLUSTER KEYSLOT k"] {
+            let told = "ERR This instance has cluster support disabled".into();
+            assert_eq!(planned_before(true, line), Plan::Refuse(told), "{line}");
+        }
+        for line in [
+            "PUBLISH c m",
+            "TIME",
+            "EVAL x 0",
+            "CONFIG GET save",
+            "COMMAND DOCS get",
+            "LASTSAVE",
+        ] {
+            assert!(
+                matches!(
+                    planned_before(true, line),
+                    Plan::Forward(Forward { first_key: None, .. })
+                ),
+                "{line}"
+            );
+        }
+        for line in ["MSET a 1 b 2", "DEL a b", "EVAL x 1 k"] {
+            assert!(
+                matches!(
+                    planned_before(true, line),
+                    Plan::Forward(Forward { first_key: Some(_), .. })
+                ),
+                "{line}"
+            );
+        }
+        assert!(matches!(planned_before(true, "INFO cluster"), Plan::Splice(..)));
     }
 
     #[test]
@@ -448,6 +533,7 @@ mod tests {
         let rules = Rules {
             table: &Table::builtin(),
             own_keys: None,
+            cluster: false,
         };
         assert!(matches!(
             plan(request.as_request(), &session, &rules).plan,

@@ -641,6 +641,7 @@ mod tests {
             epoch: 0,
             quorum,
             others,
+            replicas: Vec::new(),
         };
         (format!("sentinel-{port}"), Ok(word))
     }

@@ -85,7 +85,7 @@ impl Shared {
             table: &self.table,
             users: &self.users,
             redis_version: &self.redis_version,
-            cluster: false,
+            cluster: matches!(self.config.upstream.source, Source::Cluster(_)),
             databases: self.databases,
             now,
             buffers,

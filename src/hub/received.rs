@@ -157,11 +157,18 @@ impl Hub {
     fn answer_spliced(&mut self, asker: Asker, splice: Splice, reply: &[u8]) {
         let numbers = self.shared.numbers();
         let prefix = self.shared.config.prefix.clone();
+        let (snapshot, is_cluster) = (self.shared.topology.snapshot(), self.routes.is_cluster());
         self.answer(asker, |out, protocol| {
             let out = &mut ReplyWriter::new(out, protocol);
             match splice {
                 Splice::Info(sections) => local::info::splice(reply, sections, &numbers, out),
-                Splice::QueueNames(glob) => names::write(reply, &prefix, &glob, out),
+                Splice::QueueNames(glob, slot) => {
+                    let onward = |cursor| match is_cluster {
+                        true => names::onward(cursor, slot, snapshot.next_shard_from(slot)),
+                        false => cursor,
+                    };
+                    names::write(reply, &prefix, &glob, onward, out);
+                }
                 Splice::CommandDocs(chosen) => local::command::splice_docs(reply, chosen, out),
             }
             None

@@ -148,6 +148,7 @@ impl Hub {
         let rules = Rules {
             table: &self.shared.table,
             own_keys: Some(&self.own_keys),
+            cluster: self.routes.is_cluster(),
         };
         let Some(client) = self.clients.get_mut(key.index as usize) else {
             return;
@@ -183,20 +184,31 @@ impl Hub {
 
     /// In the queues' database, whichever the client has selected.
     fn scan_queues(&mut self, asker: Asker, command: Option<CommandId>, request: Request<'_>) {
-        match names::scan(request, &self.shared.config.prefix) {
-            Ok((scan, glob)) => {
-                let slot = self.routes.slot_of(None);
-                self.send_plain(
-                    asker,
-                    command,
-                    (slot, self.queue_kind()),
-                    Repeat::Safe,
-                    Some(Box::new(Splice::QueueNames(glob))),
-                    scan.as_request(),
-                );
-            }
-            Err(refusal) => self.answer_error(asker, refusal.as_bytes()),
-        }
+        let is_cluster = self.routes.is_cluster();
+        let scan = match names::parse(request, is_cluster) {
+            Ok(scan) => scan,
+            Err(refusal) => return self.answer_error(asker, refusal.as_bytes()),
+        };
+        // A slot that nobody owns is no reason to wait: there are no queues in it.
+        let slot = match is_cluster {
+            true => self
+                .shared
+                .topology
+                .snapshot()
+                .owned_from(scan.slot)
+                .unwrap_or(scan.slot),
+            false => 0,
+        };
+        let request = scan.request(&self.shared.config.prefix);
+        let splice = Splice::QueueNames(scan.glob, slot);
+        self.send_plain(
+            asker,
+            command,
+            (slot, self.queue_kind()),
+            Repeat::Safe,
+            Some(Box::new(splice)),
+            request.as_request(),
+        );
     }
 
     /// What a client finishes or gives back does not go back once more when it leaves.

@@ -91,8 +91,16 @@ pub fn splice(redis: &[u8], sections: Sections, numbers: &Numbers, reply: &mut R
     let Some(theirs) = theirs(redis) else {
         return reply.raw(redis);
     };
-    let gap = if theirs.is_empty() { "" } else { "\r\n" };
-    reply.verbatim(&format!("{theirs}{gap}{}", text(sections, numbers)));
+    let ours = text(sections, numbers);
+    let gap = if theirs.is_empty() || ours.is_empty() {
+        ""
+    } else {
+        "\r\n"
+    };
+    // Clients that are told of a cluster ask for its nodes, which they may not be able to reach.
+    let theirs = theirs.replace("redis_mode:cluster", "redis_mode:standalone");
+    let theirs = theirs.replace("cluster_enabled:1", "cluster_enabled:0");
+    reply.verbatim(&format!("{theirs}{gap}{ours}"));
 }
 
 fn theirs(redis: &[u8]) -> Option<&str> {

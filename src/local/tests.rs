@@ -47,6 +47,7 @@ impl Client {
         let rules = Rules {
             table: &self.table,
             own_keys: Some(b"q:{"),
+            cluster: false,
         };
         let planned = plan(request, &self.session, &rules);
         let facts = Facts {

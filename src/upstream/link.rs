@@ -192,6 +192,11 @@ fn check(words: &[String], reply: &[u8]) -> Result<(), LinkError> {
 
 /// One request and its reply, on a stream that nobody else uses.
 pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError> {
+    write(stream, words).await?;
+    Frames::new(stream).next().await
+}
+
+async fn write(stream: &Stream, words: &[String]) -> Result<(), LinkError> {
     let request = OwnedRequest::from_words(words);
     let mut unsent = request.as_request().raw();
     while !unsent.is_empty() || stream.is_behind() {
@@ -204,22 +209,54 @@ pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError>
             Err(error) => return Err(LinkError::Lost(error)),
         }
     }
-    let mut input = BytesMut::with_capacity(4096);
-    let mut scanner = FrameScanner::default();
-    loop {
-        poll_fn(|cx| stream.poll_read_ready(cx))
+    Ok(())
+}
+
+/// What comes over a stream that nobody else reads, one reply or message after another.
+pub struct Frames<'s> {
+    stream: &'s Stream,
+    input: BytesMut,
+    scanner: FrameScanner,
+}
+
+impl<'s> Frames<'s> {
+    fn new(stream: &'s Stream) -> Self {
+        Self {
+            stream,
+            input: BytesMut::with_capacity(4096),
+            scanner: FrameScanner::default(),
+        }
+    }
+
+    /// From a subscription on: the words' reply is the first of them.
+    pub async fn of(stream: &'s Stream, words: &[String]) -> Result<Self, LinkError> {
+        write(stream, words).await?;
+        Ok(Self::new(stream))
+    }
+
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Result<Bytes, LinkError> {
+        loop {
+            match self.scanner.scan(&self.input).map_err(|_| LinkError::NotRedis)? {
+                Some(Frame::Reply(len) | Frame::Push(len)) => return Ok(self.input.split_to(len).freeze()),
+                None => self.read().await?,
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), LinkError> {
+        poll_fn(|cx| self.stream.poll_read_ready(cx))
             .await
             .map_err(LinkError::Lost)?;
         let mut chunk = [0; 16 * 1024];
-        match stream.try_read(&mut chunk) {
-            Ok(0) => return Err(LinkError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            Ok(n) => input.extend_from_slice(&chunk[..n]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(LinkError::Lost(error)),
-        }
-        match scanner.scan(&input).map_err(|_| LinkError::NotRedis)? {
-            None => {}
-            Some(Frame::Reply(len) | Frame::Push(len)) => return Ok(input.split_to(len).freeze()),
+        match self.stream.try_read(&mut chunk) {
+            Ok(0) => Err(LinkError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => {
+                self.input.extend_from_slice(&chunk[..n]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(LinkError::Lost(error)),
         }
     }
 }

@@ -3,22 +3,25 @@
 //! 1. In each round every sentinel that is known is asked, side by side, and what the latest election came to is believed.
 //!    So an old primary that comes back and a sentinel that was cut off are not, whatever they say.
 //! 2. A sentinel that knows the master names the others, and they are asked from then on too.
-//! 3. A round each second; as soon as a worker doubts the primary, one at once and then ten a second for a while. Events
-//!    (`+switch-master`) are not listened to: one may be missed, and a round costs as little.
+//! 3. A round each second; as soon as a worker doubts the primary, one at once and then ten a second for a while. So too
+//!    when a sentinel tells of an event (`+switch-master`, `+sdown` …): events are only a reason to ask, as one may be missed.
 //!
 //! Whether the primary says that it is one is seen by each connection to it (`ROLE`, [`super::link`]).
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::link::{self, LinkError};
+use super::link::{self, Frames, LinkError};
 use super::topology::{Snapshot, Topology, Watcher};
 use crate::config::{Endpoint, Sentinels};
 use crate::resp::reader::{Element, Reader};
+use crate::stream::Stream;
 
 const CALM: Duration = Duration::from_secs(1);
 const HURRY: Duration = Duration::from_millis(100);
@@ -37,6 +40,8 @@ pub struct Word {
     /// How many sentinels must see the primary down.
     pub quorum: usize,
     pub others: Vec<Endpoint>,
+    /// Those that are up.
+    pub replicas: Vec<Endpoint>,
 }
 
 /// Asks until the thread ends; the process's end ends it.
@@ -44,7 +49,13 @@ pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watc
     let mut learned = Vec::new();
     let mut hurry_until = Instant::now();
     let mut complaint = String::new();
+    let heard = Rc::new(Notify::new());
+    let mut listened_to = 0;
     loop {
+        for sentinel in settings.endpoints.iter().chain(&learned).skip(listened_to) {
+            tokio::task::spawn_local(listen(sentinel.clone(), settings.clone(), heard.clone()));
+            listened_to += 1;
+        }
         let (pause, patience) = match Instant::now() < hurry_until {
             true => (HURRY, connect_timeout.min(HURRY_PATIENCE)),
             false => (CALM, connect_timeout),
@@ -56,6 +67,7 @@ pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watc
         conclude(&watcher, answers, &mut complaint);
         tokio::select! {
             () = sleep(pause) => {}
+            () = heard.notified() => hurry_until = Instant::now() + HURRY_FOR,
             _ = watcher.doubted() => {
                 // Many doubt, one after another, and again while it lasts: the first is heeded at once.
                 if Instant::now() < hurry_until {
@@ -63,6 +75,29 @@ pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watc
                 }
                 hurry_until = Instant::now() + HURRY_FOR;
             }
+        }
+    }
+}
+
+/// Hears what one sentinel tells of the primary, as long as the process runs.
+async fn listen(sentinel: Endpoint, settings: Sentinels, heard: Rc<Notify>) {
+    loop {
+        // Why it cannot be heard is what it cannot be asked for, and that is said by those who ask.
+        let _ = hear(&sentinel, &settings, &heard).await;
+        sleep(CALM).await;
+    }
+}
+
+async fn hear(sentinel: &Endpoint, settings: &Sentinels, heard: &Notify) -> Result<(), String> {
+    let lost = |error: LinkError| error.in_full();
+    let stream = enter(sentinel, settings).await?;
+    let words = ["SUBSCRIBE", "+switch-master", "+sdown", "-sdown", "+odown", "-odown"].map(str::to_owned);
+    let mut frames = Frames::of(&stream, &words).await.map_err(lost)?;
+    loop {
+        let event = frames.next().await.map_err(lost)?;
+        let is_of_ours = memchr::memmem::find(&event, settings.master.as_bytes()).is_some();
+        if is_of_ours && event.starts_with(b"*3\r\n$7\r\nmessage\r\n") {
+            heard.notify_one();
         }
     }
 }
@@ -112,7 +147,10 @@ fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
         Some(word) if is_unknown || word.epoch > known.epoch => {
             let (primary, epoch) = (word.primary, word.epoch);
             info!(%primary, epoch, "the sentinels named the primary");
-            watcher.publish(Snapshot::whole(primary, Vec::new(), epoch));
+            watcher.publish(Snapshot::whole(primary, word.replicas, epoch));
+        }
+        Some(word) if word.epoch == known.epoch && known.first_primary() == Some(&word.primary) => {
+            watcher.publish(Snapshot::whole(word.primary, word.replicas, word.epoch));
         }
         Some(_) => {}
         None if is_unknown => {
@@ -128,36 +166,45 @@ fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
     }
 }
 
-pub async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
+/// A connection that is let in.
+async fn enter(sentinel: &Endpoint, settings: &Sentinels) -> Result<Stream, String> {
     let lost = |error: LinkError| error.in_full();
     let stream = link::open(sentinel, settings.tls.as_deref()).await.map_err(lost)?;
-    let call = async |words: &[&str]| {
-        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-        let reply = link::call(&stream, &words).await.map_err(lost)?;
-        match reply.strip_prefix(b"-") {
-            Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
-            None => Ok(reply),
-        }
-    };
     if let Some(credentials) = &settings.credentials {
         let password = credentials.password.read()?;
         let password = password.expose();
         match &credentials.username {
-            Some(user) => call(&["AUTH", user, password]).await?,
-            None => call(&["AUTH", password]).await?,
+            Some(user) => call(&stream, &["AUTH", user, password]).await?,
+            None => call(&stream, &["AUTH", password]).await?,
         };
     }
-    let master = call(&["SENTINEL", "MASTER", &settings.master]).await?;
-    // After the epoch, never before: the leader of an election takes the new epoch and the new address in one step, so
-    // what is asked in this order is never an old address with a new epoch, which would be believed for ever.
-    let primary = call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &settings.master]).await?;
-    let others = call(&["SENTINEL", "SENTINELS", &settings.master]).await?;
-    word(master, primary, others).ok_or_else(|| "what answers is no sentinel".to_owned())
+    Ok(stream)
 }
 
-fn word(master: Bytes, primary: Bytes, others: Bytes) -> Option<Word> {
-    let mut reader = Reader::new(master);
-    let master = fields(&mut reader)?;
+async fn call(stream: &Stream, words: &[&str]) -> Result<Bytes, String> {
+    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    let reply = link::call(stream, &words).await.map_err(|error| error.in_full())?;
+    match reply.strip_prefix(b"-") {
+        Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
+        None => Ok(reply),
+    }
+}
+
+pub async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
+    let stream = enter(sentinel, settings).await?;
+    let about = async |what: &str| call(&stream, &["SENTINEL", what, &settings.master]).await;
+    let master = about("MASTER").await?;
+    // After the epoch, never before: the leader of an election takes the new epoch and the new address in one step, so
+    // what is asked in this order is never an old address with a new epoch, which would be believed for ever.
+    let primary = about("GET-MASTER-ADDR-BY-NAME").await?;
+    let others = about("SENTINELS").await?;
+    // As it is called since 5.0; before that nobody reads from replicas.
+    let replicas = about("REPLICAS").await.unwrap_or(Bytes::from_static(b"*0\r\n"));
+    word(master, primary, others, replicas).ok_or_else(|| "what answers is no sentinel".to_owned())
+}
+
+fn word(master: Bytes, primary: Bytes, others: Bytes, replicas: Bytes) -> Option<Word> {
+    let master = fields(&mut Reader::new(master))?;
     // `SENTINEL MASTER` gives the old address until the election is wholly over, this one from the promotion on.
     let mut reader = Reader::new(primary);
     let (Element::Array(2), Element::Bulk(host), Element::Bulk(port)) =
@@ -167,17 +214,28 @@ fn word(master: Bytes, primary: Bytes, others: Bytes) -> Option<Word> {
     };
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let primary = vec![("ip".to_owned(), text(&host)), ("port".to_owned(), text(&port))];
-    let mut reader = Reader::new(others);
+    let primary = endpoint(&primary)?;
+    let others = servers(others)?.iter().map(endpoint).collect::<Option<_>>()?;
+    let follows = |replica: &Fields| !field(replica, "flags").is_some_and(|flags| flags.contains("down"));
+    let replicas = servers(replicas)?.into_iter().filter(follows);
+    let mut replicas: Vec<_> = replicas.filter_map(|replica| endpoint(&replica)).collect();
+    replicas.retain(|replica| *replica != primary);
+    replicas.sort_by_key(Endpoint::to_string); // each sentinel has an order of its own
+    Some(Word {
+        primary,
+        epoch: field(&master, "config-epoch")?.parse().ok()?,
+        quorum: field(&master, "quorum")?.parse().ok()?,
+        others,
+        replicas,
+    })
+}
+
+fn servers(reply: Bytes) -> Option<Vec<Fields>> {
+    let mut reader = Reader::new(reply);
     let Element::Array(count) = reader.element().ok()? else {
         return None;
     };
-    let others = (0..count).map(|_| endpoint(&fields(&mut reader)?));
-    Some(Word {
-        primary: endpoint(&primary)?,
-        epoch: field(&master, "config-epoch")?.parse().ok()?,
-        quorum: field(&master, "quorum")?.parse().ok()?,
-        others: others.collect::<Option<_>>()?,
-    })
+    (0..count).map(|_| fields(&mut reader)).collect()
 }
 
 type Fields = Vec<(String, String)>;
@@ -226,6 +284,7 @@ mod tests {
             epoch,
             quorum: 2,
             others: Vec::new(),
+            replicas: Vec::new(),
         };
         (Endpoint::local(1), Ok(word))
     }

@@ -117,6 +117,16 @@ impl Snapshot {
         }
     }
 
+    /// This slot, or the next one that has an owner.
+    pub fn owned_from(&self, slot: u16) -> Option<u16> {
+        (slot..SLOTS as u16).find(|slot| self.shard_of(*slot).is_some())
+    }
+
+    /// The first slot of the shard that comes after the one which owns this slot.
+    pub fn next_shard_from(&self, slot: u16) -> Option<u16> {
+        self.first_slot(self.shard_of(slot)? + 1)
+    }
+
     /// Any primary at all.
     pub fn first_primary(&self) -> Option<&Endpoint> {
         self.shards.first().map(|shard| &shard.primary)

@@ -1,10 +1,11 @@
 //! Cluster mode, on real clusters whose nodes are broken, failed over and resharded on purpose under load.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use crate::support::cluster::{Cluster, Failover};
 use crate::support::proxy::ProxyPlan;
-use crate::support::{Client, PATIENCE, Proxy, Reply, wait_until};
+use crate::support::{Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
 use super::load::{Load, QUEUE};
 
@@ -61,6 +62,58 @@ fn each_key_and_each_queue_is_served_by_the_owner_of_its_slot() {
     assert!(crossing.is_error("CROSSSLOT"), "{crossing}");
     client.hello3();
     assert_eq!(client.run("GET key-7").text(), "7");
+    the_proxy_is_one_redis(&mut client);
+    assert_eq!(
+        scanned(&mut client),
+        (0..20).map(|queue| format!("queue-{queue}")).collect()
+    );
+}
+
+fn the_proxy_is_one_redis(client: &mut Client) {
+    let all = client.run("DBSIZE");
+    assert!(
+        all.is_error("ERR 'dbsize' is not yet supported in cluster mode"),
+        "{all}"
+    );
+    let info = client.run("INFO");
+    let Reply::Verbatim(info) = info else { panic!("{info}") };
+    let info = String::from_utf8(info).unwrap();
+    assert!(
+        info.contains("redis_mode:standalone\r\n") && info.contains("cluster_enabled:0\r\n"),
+        "{info}"
+    );
+    assert!(info.contains("upstream_mode:cluster\r\n"), "{info}");
+    assert!(
+        client
+            .run("CLUSTER SLOTS")
+            .is_error("ERR This instance has cluster support disabled")
+    );
+    assert!(
+        client
+            .run("SELECT 1")
+            .is_error("ERR SELECT is not allowed in cluster mode")
+    );
+    assert_eq!(client.run("PUBLISH channel message").integer(), 0);
+    assert_eq!(
+        client.run("EVAL \"return redis.call('GET', KEYS[1])\" 1 key-7").text(),
+        "7"
+    );
+}
+
+/// All queues that QSCAN names, in as many calls as it takes.
+fn scanned(client: &mut Client) -> std::collections::BTreeSet<String> {
+    let (mut names, mut cursor) = (std::collections::BTreeSet::new(), "0".to_owned());
+    loop {
+        let reply = client.call(&["QSCAN", &cursor, "COUNT", "5"]);
+        let [next, found] = reply.items() else {
+            panic!("{reply}")
+        };
+        names.extend(found.items().iter().map(Reply::text));
+        cursor = next.text();
+        if cursor == "0" {
+            return names;
+        }
+    }
 }
 
 /// The queue's load runs on while `break_it` is done to the cluster, and afterwards.
@@ -179,4 +232,189 @@ fn plain_writes_keep_their_order_while_their_slot_moves_and_none_is_lost_or_doub
 
 fn proxy_length(proxy: &Proxy, key: &str) -> i64 {
     proxy.client().run(&format!("LLEN {key}")).integer()
+}
+
+/// What `/readyz` says: status and text.
+fn readiness(proxy: &Proxy) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.admin_port())).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let (_, text) = answer.split_once("\r\n\r\n").unwrap();
+    (status, text.to_owned())
+}
+
+#[test]
+fn seeds_that_are_no_cluster_are_named_and_one_that_is_heals_it_without_a_restart() {
+    let single = RedisServer::start();
+    let mut node = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    node.client().run("CLUSTER ADDSLOTSRANGE 0 16383");
+    wait_until(PATIENCE, "the cluster of one serves", || {
+        node.client().run("CLUSTER INFO").text().contains("cluster_state:ok")
+    });
+    node.kill();
+    let seeds = format!("[{:?}, {:?}]", single.address(), node.address());
+    let proxy = Proxy::before_cluster(&seeds)
+        .set("upstream.failover_timeout", "\"100ms\"")
+        .allow_log("the built-in table serves")
+        .allow_log("not every node of the cluster can be asked")
+        .start();
+    let (status, text) = readiness(&proxy);
+    assert_eq!(status, 503, "{text}");
+    let disabled = format!("{}: ERR This instance has cluster support disabled", single.address());
+    assert!(
+        text.contains(&disabled) && text.contains(&format!("{}: no connection", node.address())),
+        "{text}"
+    );
+    assert!(proxy.log().contains(&disabled));
+    let told = proxy.client().run("QPUSH q job");
+    assert!(
+        told.is_error("UNAVAILABLE it is not known which Redis is the primary"),
+        "{told}"
+    );
+    assert!(
+        proxy
+            .client()
+            .run("SET k v")
+            .is_error("UNAVAILABLE it is not known which Redis")
+    );
+    node.restart();
+    wait_until(PATIENCE, "the one that is a cluster is found", || {
+        readiness(&proxy) == (200, "ready\n".into())
+    });
+    wait_until(PATIENCE, "the queue works", || {
+        !proxy.client().run("QPUSH q job").is_error("")
+    });
+}
+
+#[test]
+fn a_shard_without_a_primary_fails_only_its_own_slots() {
+    let mut cluster = Cluster::start_with(3, 0, &["--cluster-require-full-coverage", "no"]);
+    let proxy = proxy_before(&cluster)
+        .set("upstream.failover_timeout", "\"300ms\"")
+        .start();
+    let keys = ["{a}", "{b}", "{c}"].map(|tag| {
+        let key = (0..).map(|number| format!("{tag}{number}"));
+        key.take(1).next().unwrap()
+    });
+    let owner = |key: &str| {
+        let slot = cluster.nodes[0].call(&format!("CLUSTER KEYSLOT {key}")).integer();
+        cluster.primary_of(slot as u16)
+    };
+    let owners = keys.each_ref().map(|key| owner(key));
+    let dead = owners[0];
+    let mut client = proxy.client();
+    keys.iter()
+        .for_each(|key| assert_eq!(client.run(&format!("SET {key} v")).to_string(), "+OK"));
+    cluster.kill(dead);
+    let told = client.run(&format!("GET {}", keys[0]));
+    assert!(told.is_error("UNAVAILABLE "), "{told}");
+    for (key, owner) in keys.iter().zip(owners).filter(|(_, owner)| *owner != dead) {
+        assert_eq!(client.run(&format!("GET {key}")).text(), "v", "of node {owner}");
+    }
+    wait_until(PATIENCE, "what has no key goes to another", || {
+        !client.run("TIME").is_error("")
+    });
+    for queue in 0..10 {
+        let slot = cluster.nodes[(dead + 1) % 3]
+            .call(&format!("CLUSTER KEYSLOT q:{{queue-{queue}/0}}"))
+            .integer();
+        let told = client.run(&format!("QPUSH queue-{queue} job"));
+        let lives = cluster.nodes[(dead + 1) % 3].slots().contains(&(slot as u16))
+            || cluster.nodes[(dead + 2) % 3].slots().contains(&(slot as u16));
+        assert_eq!(!told.is_error("UNAVAILABLE "), lives, "queue-{queue}: {told}");
+    }
+    cluster.restart(dead);
+    wait_until(PATIENCE, "all are served again", || {
+        !client.run(&format!("GET {}", keys[0])).is_error("")
+    });
+}
+
+/// One counter of the proxy's.
+fn metric(proxy: &Proxy, name: &str) -> u64 {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.admin_port())).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let line = answer
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
+}
+
+#[test]
+fn a_hundred_clients_on_a_slot_that_moves_make_two_refreshes_a_second_at_most() {
+    let cluster = Cluster::start(3, 0);
+    let proxy = proxy_before(&cluster).start();
+    let slot = cluster.nodes[0].call("CLUSTER KEYSLOT orders").integer() as u16;
+    let from = cluster.primary_of(slot);
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let refreshes = || metric(&proxy, "millrace_topology_refreshes_total");
+    std::thread::scope(|scope| {
+        for client in 0..100 {
+            let (stop, served, address) = (&stop, &served, proxy.address());
+            scope.spawn(move || {
+                let mut connection = Client::connect(&address).unwrap();
+                while !stop.load(Relaxed) {
+                    let reply = connection.run(&format!("INCR {{orders}}-{client}"));
+                    assert!(matches!(reply, Reply::Integer(_)), "{reply}");
+                    served.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        let more = |requests| {
+            let goal = served.load(Relaxed) + requests;
+            wait_until(PATIENCE, "the clients are served", || served.load(Relaxed) >= goal);
+        };
+        more(200);
+        let (before, moved) = (refreshes(), metric(&proxy, r#"millrace_redirects_total{kind="moved"}"#));
+        let started = Instant::now();
+        cluster.move_slot(slot, from, (from + 1) % 3);
+        more(500);
+        let (after, took) = (refreshes(), started.elapsed());
+        assert!(
+            metric(&proxy, r#"millrace_redirects_total{kind="moved"}"#) > moved,
+            "nobody was sent on"
+        );
+        let allowed = 1 + took.as_secs() + 1; // the first at once, then one a second
+        assert!(after - before <= allowed, "{} refreshes in {took:?}", after - before);
+        stop.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn a_push_through_one_proxy_wakes_a_pop_that_waits_at_another_before_and_after_its_slot_moves() {
+    let cluster = Cluster::start(3, 0);
+    let (one, other) = (proxy_before(&cluster).start(), proxy_before(&cluster).start());
+    let slot = queue_slot(&cluster);
+    let mut worker = one.client();
+    let wakes = |worker: &mut Client| {
+        worker.run(&format!("QPOP {QUEUE}"));
+        worker.send(&["QPOP", QUEUE, "BLOCK", "0"]);
+        wait_until(PATIENCE, "the worker waits", || {
+            metric(&one, "millrace_blocked_pops") == 1
+        });
+        let pushed = Instant::now();
+        other.client().run(&format!("QPUSH {QUEUE} job"));
+        assert_eq!(worker.receive().items()[2].text(), "job");
+        // The safety poll would find it too, 5 s later.
+        assert!(pushed.elapsed() < Duration::from_secs(2), "{:?}", pushed.elapsed());
+    };
+    wakes(&mut worker);
+    let from = cluster.primary_of(slot);
+    cluster.move_slot(slot, from, (from + 1) % 3);
+    wakes(&mut worker);
+    // It waits through a move.
+    worker.send(&["QPOP", QUEUE, "BLOCK", "0"]);
+    wait_until(PATIENCE, "the worker waits", || {
+        metric(&one, "millrace_blocked_pops") == 1
+    });
+    cluster.move_slot(slot, (from + 1) % 3, from);
+    let pushed = Instant::now();
+    other.client().run(&format!("QPUSH {QUEUE} job"));
+    assert_eq!(worker.receive().items()[2].text(), "job");
+    assert!(pushed.elapsed() < Duration::from_secs(2), "{:?}", pushed.elapsed());
 }
