@@ -296,6 +296,7 @@ impl Hub {
             "UNCERTAIN {trouble}; this command was sent before that, so it may have been executed and was not repeated"
         );
         state.trouble = trouble;
+        self.distrust(node);
         for request in doubtful {
             self.routes.left(request.slot);
             if let Target::Client { asker, .. } = request.to {
@@ -323,6 +324,9 @@ impl Hub {
         let state = &mut self.pipes[index];
         let is_news = state.trouble != trouble;
         state.trouble = trouble;
+        let node = state.node;
+        self.distrust(node);
+        let state = &mut self.pipes[index];
         if !self.routes.node(state.node).owns {
             // It was to be asked for single requests, which go back to the owners of their slots.
             for request in state.pipe.lost().again {

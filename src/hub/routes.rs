@@ -134,6 +134,13 @@ impl Routes {
         self.told.push((slot, now));
     }
 
+    /// A node that cannot be reached is no longer believed to own what it was said to: that may be old. True: something was.
+    fn distrust(&mut self, node: NodeKey) -> bool {
+        let before = self.told.len();
+        self.told.retain(|(slot, _)| self.owners[usize::from(*slot)] != node);
+        self.told.len() < before
+    }
+
     fn take_over(&mut self, snapshot: &Snapshot, worker: usize, now: Instant) {
         let shards = snapshot.shards();
         let nodes: Vec<_> = shards.iter().map(|shard| self.node_at(&shard.primary)).collect();
@@ -234,6 +241,14 @@ impl Hub {
         self.queues.resume();
         self.note_upstream();
         self.want_flush();
+    }
+
+    /// A node cannot be reached. What is known by others' word alone of its slots gives way to the last snapshot, which may
+    /// be newer, and after which no other may come.
+    pub(super) fn distrust(&mut self, node: NodeKey) {
+        if self.routes.distrust(node) {
+            self.follow();
+        }
     }
 
     /// Moves what lies in pipes to nodes that do not own its slot any more.
@@ -358,5 +373,31 @@ impl Hub {
             None | Some("") => "Redis does not answer".to_owned(),
             Some(trouble) => trouble.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::topology::Shard;
+
+    #[test]
+    fn a_nodes_word_is_believed_before_snapshots_say_so_until_the_owner_cannot_be_reached() {
+        let shard = Shard {
+            primary: Endpoint::local(1),
+            replicas: Vec::new(),
+        };
+        let snapshot = Snapshot::cluster(vec![(0, 16383, shard)], 1);
+        let mut routes = Routes::new(true);
+        let now = Instant::now();
+        routes.take_over(&snapshot, 0, now);
+        let (old, new) = (routes.node_at(&Endpoint::local(1)), routes.node_at(&Endpoint::local(2)));
+        routes.tell(7, new, now);
+        routes.take_over(&snapshot, 0, now);
+        assert_eq!(routes.owner(7), Some(new));
+        assert!(!routes.distrust(old), "nobody was told of it");
+        assert!(routes.distrust(new));
+        routes.take_over(&snapshot, 0, now);
+        assert_eq!((routes.owner(7), routes.node(old).owns), (Some(old), true));
     }
 }
