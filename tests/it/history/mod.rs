@@ -283,7 +283,7 @@ fn judge_errors(notes: &[Note], allowed: &[String], found: &mut Vec<Fault>) {
             found.push(Fault {
                 kind: Kind::Failed,
                 at: note.told,
-                words: format!("{call} failed: {error}"),
+                words: format!("{call} {} failed: {error}", note.queue),
             });
         }
     }
@@ -379,7 +379,7 @@ mod tests {
                 (0, failed("unexpected end of file")),
                 (1, failed("OOM command not allowed")),
             ],
-            &["QPOP failed: unexpected end of file"],
+            &["QPOP q failed: unexpected end of file"],
         );
     }
 

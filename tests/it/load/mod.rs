@@ -194,6 +194,10 @@ impl Load {
         }
     }
 
+    pub fn queues(&self) -> Vec<&'static str> {
+        self.shared.mix.queues()
+    }
+
     pub fn history(&self) -> &History {
         &self.shared.history
     }

@@ -1,0 +1,190 @@
+//! Three primaries with a replica each, and two proxies before them. As in a Sentinel set, what a primary had acknowledged
+//! when it was lost may be forgotten; a graceful failover, and slots that move, may cost nothing.
+
+use std::time::Instant;
+
+use super::{
+    FORGETFUL, Fault, SOME, Servers, Stage, forgetful_rules, forgotten_scripts, killed_connections, paused_clients,
+    suffering,
+};
+use crate::load::{Load, QUEUE};
+use crate::support::cluster::{Cluster, Failover, Node};
+use crate::support::{PATIENCE, Proxy, RedisServer, wait_until};
+
+impl Servers for Cluster {
+    fn nodes(&self) -> Vec<&RedisServer> {
+        self.nodes.iter().map(|node| &node.server).collect()
+    }
+}
+
+const TABLE: &[Fault<Cluster>] = &[
+    Fault {
+        name: "kill -9 of a primary",
+        happens: |stage, load| replaced(&mut stage.redis, load, Cluster::kill, Cluster::restart),
+        forgets: true,
+    },
+    Fault {
+        name: "SIGSTOP of a primary",
+        happens: |stage, load| replaced(&mut stage.redis, load, Cluster::freeze, Cluster::thaw),
+        forgets: true,
+    },
+    Fault {
+        name: "CLUSTER FAILOVER",
+        happens: |stage, load| failed_over(&stage.redis, load, Failover::Graceful),
+        forgets: false,
+    },
+    Fault {
+        name: "CLUSTER FAILOVER FORCE",
+        happens: |stage, load| failed_over(&stage.redis, load, Failover::Force),
+        forgets: true,
+    },
+    Fault {
+        name: "CLUSTER FAILOVER TAKEOVER",
+        happens: |stage, load| failed_over(&stage.redis, load, Failover::Takeover),
+        forgets: true,
+    },
+    Fault {
+        name: "kill -9 of a replica",
+        happens: |stage, load| replica_gone(&mut stage.redis, load, Cluster::kill, Cluster::restart),
+        forgets: false,
+    },
+    Fault {
+        name: "SIGSTOP of a replica",
+        happens: |stage, load| replica_gone(&mut stage.redis, load, Cluster::freeze, Cluster::thaw),
+        forgets: false,
+    },
+    Fault {
+        name: "slots moved there and back",
+        happens: |stage, load| {
+            let cluster = &stage.redis;
+            for slot in slots_of_the_load(cluster, load) {
+                let owner = cluster.primary_of(slot);
+                let other = another_primary(cluster, owner);
+                move_slowly(cluster, load, slot, owner, other);
+                move_slowly(cluster, load, slot, other, owner);
+            }
+            None
+        },
+        forgets: false,
+    },
+    Fault {
+        name: "node added, served from and removed",
+        happens: |stage, load| {
+            let new = stage.redis.add_node();
+            for slot in slots_of_the_load(&stage.redis, load) {
+                stage.redis.move_slot(slot, stage.redis.primary_of(slot), new);
+            }
+            load.wait_for_more_of_each(SOME);
+            stage.redis.remove_node(new);
+            None
+        },
+        forgets: false,
+    },
+    Fault {
+        name: "SCRIPT FLUSH",
+        happens: forgotten_scripts,
+        forgets: false,
+    },
+    Fault {
+        name: "CLIENT KILL",
+        happens: killed_connections,
+        forgets: false,
+    },
+    Fault {
+        name: "CLIENT PAUSE",
+        happens: paused_clients,
+        forgets: false,
+    },
+];
+
+/// A primary of the load goes, its replica takes over, the load goes on with that, and the old one comes back.
+fn replaced(
+    cluster: &mut Cluster,
+    load: &Load,
+    breaks: fn(&mut Cluster, usize),
+    heals: fn(&mut Cluster, usize),
+) -> Option<Instant> {
+    let slot = slot_of(cluster, QUEUE);
+    let old = cluster.primary_of(slot);
+    breaks(cluster, old);
+    cluster.wait_for_another_than(old, slot);
+    let known = Instant::now();
+    load.wait_for_more_of_each(SOME);
+    heals(cluster, old);
+    whole(cluster);
+    Some(known)
+}
+
+fn failed_over(cluster: &Cluster, load: &Load, how: Failover) -> Option<Instant> {
+    let old = cluster.primary_of(slot_of(cluster, QUEUE));
+    cluster.failover(cluster.replica_of(old), how);
+    let known = Instant::now();
+    load.wait_for_more_of_each(SOME);
+    whole(cluster);
+    Some(known)
+}
+
+fn replica_gone(
+    cluster: &mut Cluster,
+    load: &Load,
+    breaks: fn(&mut Cluster, usize),
+    heals: fn(&mut Cluster, usize),
+) -> Option<Instant> {
+    let replica = cluster.replica_of(cluster.primary_of(slot_of(cluster, QUEUE)));
+    breaks(cluster, replica);
+    load.wait_for_more_of_each(SOME);
+    heals(cluster, replica);
+    whole(cluster);
+    None
+}
+
+/// Until every node with slots has a replica, which follows. Whoever won: a failover that was forced may be undone by the
+/// nodes themselves, when the old primary's word comes late.
+fn whole(cluster: &Cluster) {
+    let follows = |node: &Node| node.call("INFO replication").text().contains("master_link_status:up");
+    wait_until(PATIENCE, "each primary has its replica", || {
+        let (primaries, replicas): (Vec<_>, Vec<_>) = cluster.nodes.iter().partition(|node| node.is_primary());
+        primaries.len() == replicas.len()
+            && primaries.iter().all(|node| !node.slots().is_empty())
+            && replicas.iter().all(|node| follows(node))
+    });
+    cluster.wait_until_it_serves();
+}
+
+/// With time for the load to go by ASK.
+fn move_slowly(cluster: &Cluster, load: &Load, slot: u16, from: usize, to: usize) {
+    cluster.begin_move(slot, from, to);
+    load.wait_for_more(SOME);
+    cluster.move_keys(slot, from, to);
+    load.wait_for_more(SOME);
+    cluster.end_move(slot, from, to);
+    load.wait_for_more(SOME);
+}
+
+fn another_primary(cluster: &Cluster, than: usize) -> usize {
+    let mut primaries = (0..cluster.nodes.len()).filter(|index| cluster.nodes[*index].is_primary());
+    primaries.find(|index| *index != than).expect("there are three")
+}
+
+fn slots_of_the_load(cluster: &Cluster, load: &Load) -> Vec<u16> {
+    load.queues().iter().map(|queue| slot_of(cluster, queue)).collect()
+}
+
+/// Of the queue's first partition.
+fn slot_of(cluster: &Cluster, queue: &str) -> u16 {
+    let slot = format!("CLUSTER KEYSLOT q:{{{queue}/0}}");
+    cluster.nodes[0].call(&slot).integer() as u16
+}
+
+#[test]
+fn a_cluster_is_broken_and_resharded_and_no_client_is_told_an_error() {
+    let redis = Cluster::start(3, 1);
+    let proxy = || {
+        let plan = suffering(Proxy::before_cluster(&redis.seeds()));
+        plan.allow_log("not every node of the cluster can be asked").start()
+    };
+    let proxies = vec![proxy(), proxy()];
+    let mut stage = Stage { redis, proxies };
+    let addresses = stage.addresses();
+    stage.run("cluster", FORGETFUL, &addresses, TABLE, &forgetful_rules());
+}
