@@ -5,6 +5,7 @@
 //! round in the tables' order; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
 //! `MILLRACE_CHAOS_ONLY` leaves the faults whose names hold that text.
 
+mod clients;
 mod cluster;
 mod sentinel;
 mod single;
@@ -187,13 +188,19 @@ impl Figures {
             cost.pauses
                 .push(within.map(|pause| pause.length()).max().unwrap_or_default());
             cost.first_successes.extend(brought.first_success);
-            for loss in verdict.losses.iter().filter(|loss| brought.losses().holds(loss.at)) {
-                match loss.kind {
-                    Kind::Lost => cost.lost.0 += 1,
-                    _ => cost.lost.1 += 1,
-                }
-                cost.window = cost.window.max(brought.span.from.saturating_duration_since(loss.at));
+        }
+        for loss in &verdict.losses {
+            // The latest, as an earlier one's time to move may reach into it.
+            let mut forgot = brought
+                .iter()
+                .filter(|brought| brought.forgets && brought.losses().holds(loss.at));
+            let Some(cause) = forgot.next_back() else { continue };
+            let cost = self.0.entry(cause.name).or_default();
+            match loss.kind {
+                Kind::Lost => cost.lost.0 += 1,
+                _ => cost.lost.1 += 1,
             }
+            cost.window = cost.window.max(cause.span.from.saturating_duration_since(loss.at));
         }
     }
 

@@ -39,7 +39,7 @@ pub struct Mix {
     pub producers: &'static [Producer],
     pub consumers: &'static [Consumer],
     pub lease: Duration,
-    /// Whoever loses its connection makes another one, to whatever address is next. Else no connection may be lost.
+    /// Whoever loses its connection makes another one. Else no connection may be lost.
     pub reconnects: bool,
 }
 
@@ -283,7 +283,7 @@ enum Told {
     Closed,
 }
 
-/// One client of a load: its connection, and which address is next when that is lost.
+/// One client of a load: its connection, and which address is its own.
 struct Party<'a> {
     shared: &'a Shared,
     client: Client,
@@ -353,15 +353,19 @@ impl<'a> Party<'a> {
         comes_back
     }
 
-    /// To the next address that answers.
+    /// To its own address, or the next that answers.
     fn connect_anew(&mut self) -> bool {
         let started = Instant::now();
-        while started.elapsed() < WITHIN {
-            self.number += 1;
-            let address = &self.shared.addresses[self.number % self.shared.addresses.len()];
-            if let Ok(client) = Client::connect(address) {
+        for number in self.number.. {
+            let address = &self.shared.addresses[number % self.shared.addresses.len()];
+            // Being accepted is no answer: there may be nobody behind what accepts.
+            let answers = Client::connect(address).and_then(|mut client| client.try_call(&["PING"]).map(|_| client));
+            if let Ok(client) = answers {
                 self.client = client;
                 return true;
+            }
+            if started.elapsed() > WITHIN {
+                break;
             }
             std::thread::sleep(Duration::from_millis(5)); // whoever is refused does not ask in a frenzy
         }

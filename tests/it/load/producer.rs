@@ -67,25 +67,33 @@ impl Producer {
             .map(|words| words.iter().map(String::as_str).collect())
             .collect();
         let asked = Instant::now();
-        let told = party.call_all(self.queue, &calls);
-        for (payload, told) in payloads.into_iter().zip(told) {
-            let what = match told {
+        let mut told = party.call_all(self.queue, &calls).into_iter();
+        let mut is_lost = false;
+        for payload in payloads {
+            let what = match told.next().unwrap_or(Told::Closed) {
                 Told::Reply(reply) => {
                     party.shared.pushed.fetch_add(1, Relaxed);
-                    What::Pushed {
+                    let what = What::Pushed {
                         payload,
                         id: reply.text(),
                         group: group.clone(),
                         delayed: self.delay > 0,
-                    }
+                    };
+                    party.history().note(asked, self.queue, what);
+                    continue;
                 }
                 // Stored, in its words, and named by it; or maybe stored.
-                Told::Refused(error) if error.starts_with("NOREPLICAS") || error.starts_with("UNCERTAIN") => continue,
-                Told::Refused(_) => What::Refused { payload },
-                Told::Closed => return false,
+                Told::Refused(error) if error.starts_with("NOREPLICAS") || error.starts_with("UNCERTAIN") => None,
+                Told::Refused(_) => Some(What::Refused { payload }),
+                Told::Closed => {
+                    is_lost = true;
+                    None
+                }
             };
-            party.history().note(asked, self.queue, what);
+            party.shared.tally(self.queue).drop_out();
+            what.into_iter()
+                .for_each(|what| party.history().note(asked, self.queue, what));
         }
-        true
+        !is_lost
     }
 }

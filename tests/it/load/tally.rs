@@ -43,6 +43,13 @@ impl Tally {
         counts.open += 1;
     }
 
+    /// One that was not pushed, as far as its producer knows.
+    pub fn drop_out(&self) {
+        let mut counts = self.lock();
+        counts.open = counts.open.saturating_sub(1);
+        self.changed.notify_one();
+    }
+
     pub fn close(&self) {
         let mut counts = self.lock();
         counts.done += 1;
