@@ -295,7 +295,6 @@ fn own_key(entry: &Entry, own: &[u8]) -> Refusal {
 fn not_let_through(entry: &Entry, why: Refused) -> Refusal {
     let name = entry.name.replace('|', " ");
     match why {
-        Refused::NotYet => format!("ERR '{name}' is not yet supported"),
         Refused::NeedsOwnConnection => {
             format!("ERR '{name}' is not yet supported through this proxy: it needs a connection to Redis of its own")
         }
@@ -430,7 +429,6 @@ mod tests {
             refusal("QLEN orders x"),
             "ERR wrong number of arguments for 'qlen' command"
         );
-        assert_eq!(refusal("qcron add orders"), "ERR 'qcron' is not yet supported");
     }
 
     #[test]

@@ -355,7 +355,8 @@ mod tests {
         let table = Table::from_answer(&redis.ask(&["COMMAND"])).unwrap();
         let mut compared = 0;
         for entry in table
-            .listed()
+            .entries()
+            .iter()
             .filter(|entry| entry.has_keys() && !entry.is_queue_command())
         {
             for extra in 0..7 {

@@ -33,6 +33,7 @@ pub enum Verb {
     Result,
     Explain,
     Check,
+    Cron,
 }
 
 /// What `COMMAND` and `COMMAND DOCS` say of a queue command.
@@ -70,10 +71,7 @@ pub enum Kind {
     Block(&'static [Argument]),
 }
 
-/// In the contract, and not served yet. They are answered here, as Redis does not know them either.
-pub const LATER: [&str; 1] = ["qcron"];
-
-pub const COMMANDS: [Spec; 23] = [
+pub const COMMANDS: [Spec; 24] = [
     Spec {
         route: Route::Queue(Verb::Push),
         name: "qpush",
@@ -410,6 +408,49 @@ pub const COMMANDS: [Spec; 23] = [
         complexity: "O(1) a call, which looks at some 200 places; O(N log(N)) for all, N being the number of jobs",
         arguments: &[QUEUE, text("cursor").after("CURSOR"), token("repair", "REPAIR")],
     },
+    Spec {
+        route: Route::Queue(Verb::Cron),
+        name: "qcron",
+        arity: -3,
+        flags: PUSHES_SLOWLY,
+        categories: &["@write", "@slow", CATEGORY],
+        since: FIRST,
+        summary: "Adds, removes or lists a queue's repeated jobs, each pushed at every tick of a schedule.",
+        complexity: "O(log(N)), N being the number of the queue's repeated jobs; of LIST O(N)",
+        arguments: &[Argument {
+            kind: Kind::OneOf(&[
+                Argument {
+                    kind: Kind::Block(&[
+                        word("ADD"),
+                        QUEUE,
+                        text("name"),
+                        text("schedule"),
+                        PAYLOAD,
+                        text("zone").after("TZ"),
+                        PRIORITY,
+                        START,
+                        TTL,
+                        RETRIES,
+                        BACKOFF,
+                        LEASE,
+                        UNIQUE,
+                        GROUPED,
+                        META,
+                    ]),
+                    ..text("add")
+                },
+                Argument {
+                    kind: Kind::Block(&[word("DEL"), QUEUE, text("name")]),
+                    ..text("del")
+                },
+                Argument {
+                    kind: Kind::Block(&[word("LIST"), QUEUE]),
+                    ..text("list")
+                },
+            ]),
+            ..text("subcommand")
+        }],
+    },
 ];
 
 /// The ACL category of all queue commands, beside Redis's own.
@@ -420,6 +461,7 @@ pub const GROUP: &str = "queue";
 const FIRST: &str = "0.1.0";
 const SETTINGS: &[&str] = &["@write", "@slow", "@dangerous", CATEGORY];
 const PUSHES: &[&str] = &["write", "denyoom", "noscript", "fast"];
+const PUSHES_SLOWLY: &[&str] = &["write", "denyoom", "noscript"];
 const POPS: &[&str] = &["write", "noscript", "blocking"];
 const WRITES_FAST: &[&str] = &["write", "noscript", "fast"];
 const READS_FAST: &[&str] = &["readonly", "noscript", "fast"];

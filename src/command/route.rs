@@ -2,7 +2,7 @@
 //! that are not simply forwarded. What a route means for a single request is decided by [`crate::plan`].
 
 use super::flags::Flags;
-use super::queue::{self, Verb};
+use super::queue::Verb;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -57,8 +57,6 @@ pub enum Local {
 /// Why a command is not let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It is the proxy's own, and comes later.
-    NotYet,
     /// It takes a connection for itself (it waits, or keeps something in it), and ours are shared.
     NeedsOwnConnection,
     /// It is about the server itself, or about its connection, which is not the client's.
@@ -130,12 +128,4 @@ fn refused(name: &str, flags: Flags) -> Option<Refused> {
         "debug" | "shutdown" => Some(Refused::NotThroughProxy),
         _ => None,
     }
-}
-
-/// What is in the contract but not in the table of queue commands comes later.
-pub(super) fn of_queue_command(name: &str) -> Route {
-    queue::COMMANDS
-        .iter()
-        .find(|spec| spec.name == name)
-        .map_or(Route::Refuse(Refused::NotYet), |spec| spec.route)
 }

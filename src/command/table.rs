@@ -11,7 +11,7 @@ use super::answer::{self, BadAnswer, Described};
 use super::flags::Flags;
 use super::keys::{Finder, KeySpec};
 use super::queue;
-use super::route::{self, Refused, Route};
+use super::route::{self, Route};
 use crate::resp::{Protocol, ReplyWriter, Request};
 
 // What Redis 7.0.15 (Debian's) answers to COMMAND after HELLO 3. Made anew by:
@@ -64,7 +64,6 @@ enum Listed {
     Command,
     /// Within its container.
     Subcommand,
-    Nowhere,
 }
 
 impl Entry {
@@ -92,15 +91,7 @@ impl Entry {
     }
 
     pub fn is_queue_command(&self) -> bool {
-        matches!(
-            self.route,
-            Route::Queue(_) | Route::ScanQueues | Route::Refuse(Refused::NotYet)
-        )
-    }
-
-    /// `COMMAND` names it.
-    pub fn is_listed(&self) -> bool {
-        self.listed != Listed::Nowhere
+        matches!(self.route, Route::Queue(_) | Route::ScanQueues)
     }
 
     /// The entry of `COMMAND` and `COMMAND INFO`.
@@ -143,21 +134,8 @@ impl Table {
             entries: Vec::new(),
             names: HashMap::default(),
         };
-        for described in answer::read(&ours)? {
-            table.add(
-                &described,
-                Subcommands::None,
-                Listed::Command,
-                route::of_queue_command(described.name),
-            );
-        }
-        for later in queue::LATER {
-            table.add(
-                &Described::bare(later),
-                Subcommands::None,
-                Listed::Nowhere,
-                route::of_queue_command(later),
-            );
+        for (described, spec) in answer::read(&ours)?.iter().zip(&queue::COMMANDS) {
+            table.add(described, Subcommands::None, Listed::Command, spec.route);
         }
         for described in answer::read(answer)? {
             table.add_server_command(&described, builtin.get(described.name).copied());
@@ -207,11 +185,6 @@ impl Table {
     /// What `COMMAND` lists.
     pub fn commands(&self) -> impl Iterator<Item = &Entry> + Clone {
         self.entries.iter().filter(|entry| entry.listed == Listed::Command)
-    }
-
-    /// What `COMMAND LIST` lists: subcommands too.
-    pub fn listed(&self) -> impl Iterator<Item = &Entry> + Clone {
-        self.entries.iter().filter(|entry| entry.is_listed())
     }
 
     fn get(&self, name: &Name) -> Option<&Entry> {
@@ -279,21 +252,6 @@ impl Table {
 }
 
 impl<'a> Described<'a> {
-    /// A name of which nothing more is known.
-    fn bare(name: &'a str) -> Self {
-        Self {
-            name,
-            arity: -1,
-            flags: Flags::default(),
-            categories: Vec::new(),
-            tips: Vec::new(),
-            keys: Vec::new(),
-            subcommands: Vec::new(),
-            in_full: true,
-            raw: b"",
-        }
-    }
-
     fn completed_by(&self, builtin: Option<&Described<'a>>) -> Self {
         let said = Self {
             subcommands: Vec::new(),

@@ -40,13 +40,19 @@ pub enum Letter {
     Answer(Answer),
 }
 
+/// The worker that sees to repeated jobs.
+pub(super) const KEEPER: usize = 0;
+
 impl Hub {
     fn home(&self, queue: &QueueName) -> usize {
         usize::from(crc16::State::<crc16::XMODEM>::calculate(queue.as_bytes())) % self.outboxes.len()
     }
 
     pub(super) fn ask_queue(&mut self, asker: Asker, ask: Ask, pipelined: bool) {
-        let home = self.home(ask.queue());
+        let home = match ask.is_about_crons() {
+            true => KEEPER,
+            false => self.home(ask.queue()),
+        };
         match home == self.number {
             true => self.queues.ask(asker, ask, pipelined, self.now),
             false => self.outboxes[home].push(Letter::Ask { asker, ask, pipelined }),

@@ -194,6 +194,9 @@ impl Hub {
             now,
             draining: false,
         };
+        if number == homes::KEEPER {
+            hub.queues.keep_crons(now);
+        }
         hub.follow();
         Ok(hub)
     }

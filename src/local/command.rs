@@ -25,7 +25,7 @@ pub(super) fn info(request: Request, table: &Table, reply: &mut ReplyWriter) {
     }
     reply.array(request.len() - 2);
     for name in request.args().skip(2) {
-        match table.named(name).filter(|entry| entry.is_listed()) {
+        match table.named(name) {
             Some(entry) => entry.write(reply),
             None => reply.null(),
         }
@@ -54,7 +54,7 @@ pub(super) fn list(request: Request, table: &Table, reply: &mut ReplyWriter) {
 }
 
 fn names(table: &Table, wanted: impl Fn(&Entry) -> bool + Copy, reply: &mut ReplyWriter) {
-    let wanted = || table.listed().filter(|entry| wanted(entry));
+    let wanted = || table.entries().iter().filter(|entry| wanted(entry));
     reply.array(wanted().count());
     for entry in wanted() {
         reply.bulk(entry.name.as_bytes());

@@ -53,7 +53,8 @@ pub struct Entry {
 impl Entry {
     fn bytes(&self) -> usize {
         match &self.work {
-            Work::Operation(Operation::Push(push)) => push.payloads.iter().map(|payload| payload.stored().len()).sum(),
+            Work::Operation(Operation::Push(push)) => push.bytes(),
+            Work::Operation(Operation::Tick(tick)) => tick.push.bytes(),
             Work::Operation(Operation::Finish(finish)) => finish.result.len(),
             _ => 0,
         }
@@ -68,6 +69,8 @@ pub enum To {
     ManyIds(Asker),
     /// A pop: what it found decides what happens next.
     Pop(Asker),
+    /// What watches over repeated jobs ([`super::crons`]).
+    Keeper,
     /// Nobody: jobs that go back.
     Nobody,
 }
@@ -76,7 +79,7 @@ impl To {
     fn client(self) -> Option<ClientKey> {
         match self {
             Self::Asker(asker) | Self::ManyIds(asker) | Self::Pop(asker) => Some(asker.client),
-            Self::Nobody => None,
+            Self::Keeper | Self::Nobody => None,
         }
     }
 }
@@ -327,6 +330,7 @@ impl Lane {
 fn readied(operation: &Operation) -> usize {
     match operation {
         Operation::Push(push) => push.payloads.len(),
+        Operation::Tick(tick) => tick.push.payloads.len(),
         Operation::Return(returns) => returns.len(),
         Operation::Nack(nack) => nack.claims.len(),
         Operation::Lapse(claims) => claims.len(),
@@ -349,10 +353,8 @@ impl Batch {
 
     fn weigh(&mut self, operation: &Operation) {
         let (jobs, bytes) = match operation {
-            Operation::Push(push) => (
-                push.payloads.len(),
-                push.payloads.iter().map(|payload| payload.stored().len()).sum(),
-            ),
+            Operation::Push(push) => (push.payloads.len(), push.bytes()),
+            Operation::Tick(tick) => (tick.push.payloads.len(), tick.push.bytes()),
             Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
             Operation::Finish(finish) => (finish.claims.len(), finish.result.len()),
             Operation::Nack(nack) => (nack.claims.len(), 0),
@@ -392,7 +394,7 @@ enum Phase {
 impl Phase {
     fn of(work: &Work) -> Self {
         match work {
-            Work::Operation(Operation::Push(_)) => Self::Push,
+            Work::Operation(Operation::Push(_) | Operation::Tick(_)) => Self::Push,
             Work::Operation(Operation::Pop(_)) | Work::Pop => Self::Pop,
             Work::Operation(_) => Self::Settle,
             Work::Single(_) => Self::Alone,

@@ -5,10 +5,13 @@
 //! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch, [`pace`]: and when.
 //!   [`waiting`]: pops that wait. [`awaiting`]: who waits for a job's end.
 //! - [`single`]: calls that stand for themselves. [`settings`]: what a queue goes by.
+//! - [`cron`]: repeated jobs. [`crons`]: who sees to it that they are pushed.
 //! - [`names`]: which queues there are.
 //! - [`reply`]: what a command comes to, and how it is written.
 
 pub mod awaiting;
+pub mod cron;
+pub mod crons;
 pub mod id;
 pub mod lane;
 pub mod names;

@@ -19,6 +19,11 @@ impl QueueName {
         Self::is_valid(name).then(|| Self(Bytes::copy_from_slice(name)))
     }
 
+    /// Under which the table of queues with repeated jobs is kept, as if it were one: a name that no queue can have.
+    pub fn of_crontab() -> Self {
+        Self(Bytes::from_static(b"*cron*"))
+    }
+
     pub fn is_valid(name: &[u8]) -> bool {
         (1..=Self::MAX_LEN).contains(&name.len())
             && name
@@ -147,6 +152,17 @@ pub struct Push {
     pub options: JobOptions,
 }
 
+/// A repeated job is due: it is pushed, unless another proxy has done so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// Whose.
+    pub name: Bytes,
+    /// Unix ms of this tick, and of the next; `None`: there is none.
+    pub at: u64,
+    pub next: Option<u64>,
+    pub push: Push,
+}
+
 /// One queue's part of a `QPOP` or `QMPOP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pop {
@@ -199,6 +215,8 @@ pub struct Return {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     Push(Push),
+    /// A tick of `QCRON`.
+    Tick(Box<Tick>),
     Ack(Vec<Claim>),
     /// `QACK … RESULT`.
     Finish(Finish),
@@ -211,4 +229,22 @@ pub enum Operation {
     /// The connection that these were bound to is closed: their leases end now.
     Lapse(Vec<Claim>),
     Pop(Pop),
+}
+
+impl Push {
+    /// Of its payloads.
+    pub fn bytes(&self) -> usize {
+        self.payloads.iter().map(|payload| payload.stored().len()).sum()
+    }
+}
+
+impl Operation {
+    /// What it pushes.
+    pub fn push(&self) -> Option<&Push> {
+        match self {
+            Self::Push(push) => Some(push),
+            Self::Tick(tick) => Some(&tick.push),
+            _ => None,
+        }
+    }
 }

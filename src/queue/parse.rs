@@ -6,13 +6,14 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::cron::{Repeated, Schedule};
 use super::id::{LocalId, QueueMark};
 use super::operation::{
     Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State, Unique,
 };
 use super::payload::Payload;
 use super::settings::{Pause, Settings};
-use super::single::Single;
+use super::single::{CronCall, Single};
 use crate::command::Verb;
 use crate::resp::Request;
 use crate::resp::scanner::parse_integer;
@@ -32,6 +33,8 @@ const MAX_META: usize = 64 * 1024;
 const MAX_GROUP: usize = 128;
 /// Bytes of a unique key.
 const MAX_KEY: usize = 512;
+/// Bytes of a repeated job's name.
+const MAX_CRON_NAME: usize = 128;
 /// What `QPEEK` shows unless told.
 const PEEK_COUNT: u64 = 10;
 
@@ -72,6 +75,17 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// `QCRON`: for the worker that keeps them.
+    pub fn is_about_crons(&self) -> bool {
+        matches!(
+            self,
+            Self::Single {
+                single: Single::Cron(_),
+                ..
+            }
+        )
+    }
+
     /// The queue that is asked, or is asked first.
     pub fn queue(&self) -> &QueueName {
         match self {
@@ -140,6 +154,7 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Result => result(&mut words),
         Verb::Drop => alone(&mut words, Single::Drop),
         Verb::Check => check(&mut words),
+        Verb::Cron => cron(&mut words, max_payload),
     }
 }
 
@@ -187,6 +202,11 @@ fn push_many(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
 }
 
 fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
+    job_options_and_zone(words, &mut None)
+}
+
+/// `zone`: `TZ`, for a command that has it.
+fn job_options_and_zone<'a>(words: &mut Words<'a>, zone: &mut Option<&'a [u8]>) -> Result<JobOptions, Refusal> {
     let mut options = JobOptions::default();
     let mut seen = Seen::default();
     let mut meta_bytes = 0;
@@ -241,6 +261,10 @@ fn job_options(words: &mut Words) -> Result<JobOptions, Refusal> {
                     ));
                 }
                 unique = Some(Bytes::copy_from_slice(key));
+            }
+            "TZ" if zone.is_some() => {
+                seen.once(&option)?;
+                *zone = Some(words.value(&option)?);
             }
             "FOR" => hold = Some(seen.ms(words, &option, 1)?),
             "GROUP" => {
@@ -571,6 +595,57 @@ fn check(words: &mut Words) -> Result<Ask, Refusal> {
     Ok(Ask::Single { queue, single })
 }
 
+fn cron(words: &mut Words, max_payload: usize) -> Result<Ask, Refusal> {
+    let what = words.required()?;
+    let (queue, call) = match what.to_ascii_uppercase().as_slice() {
+        b"ADD" => {
+            let (queue, job) = repeated_of(words, max_payload)?;
+            let job = Box::new(job);
+            (queue, CronCall::Add { job, tick: None })
+        }
+        b"DEL" => (words.queue()?, CronCall::Delete(words.cron_name()?)),
+        b"LIST" => (words.queue()?, CronCall::List { seen: Vec::new() }),
+        _ => {
+            return Err(format!(
+                "ERR unknown subcommand '{}' of qcron, it must be ADD, DEL or LIST",
+                shown(what)
+            ));
+        }
+    };
+    words.nothing_more()?;
+    let single = Single::Cron(call);
+    Ok(Ask::Single { queue, single })
+}
+
+/// A `QCRON ADD` that was checked before.
+pub fn repeated(request: Request<'_>) -> Result<Repeated, Refusal> {
+    let mut words = Words::new(request);
+    words.required()?;
+    Ok(repeated_of(&mut words, usize::MAX)?.1)
+}
+
+fn repeated_of(words: &mut Words, max_payload: usize) -> Result<(QueueName, Repeated), Refusal> {
+    let queue = words.queue()?;
+    let name = words.cron_name()?;
+    let schedule = words.required()?;
+    let payload = words.payload(max_payload)?;
+    let mut zone = Some(&b"UTC"[..]);
+    let options = job_options_and_zone(words, &mut zone)?;
+    let zone = zone.unwrap_or_default();
+    let job = Repeated {
+        name,
+        schedule: Schedule::parse(schedule, zone)?,
+        schedule_text: Bytes::copy_from_slice(schedule),
+        zone_text: Bytes::copy_from_slice(zone),
+        push: Push {
+            payloads: vec![payload.into()],
+            options,
+        },
+        words: Bytes::copy_from_slice(words.request.raw()),
+    };
+    Ok((queue, job))
+}
+
 /// The arguments, read from left to right.
 pub(super) struct Words<'a> {
     request: Request<'a>,
@@ -613,6 +688,18 @@ impl<'a> Words<'a> {
                 QueueName::MAX_LEN
             ),
         })
+    }
+
+    /// Of a repeated job.
+    fn cron_name(&mut self) -> Result<Bytes, Refusal> {
+        let name = self.required()?;
+        match (1..=MAX_CRON_NAME).contains(&name.len()) {
+            true => Ok(Bytes::copy_from_slice(name)),
+            false => Err(format!(
+                "ERR name of {} bytes, it must have 1 to {MAX_CRON_NAME}",
+                name.len()
+            )),
+        }
     }
 
     fn nothing_more(&mut self) -> Result<(), Refusal> {

@@ -14,14 +14,15 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::awaiting::Awaiting;
+use super::cron::Repeated;
+use super::crons::{Crons, Wants};
 use super::id::LocalId;
 use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, To, Work};
-use super::operation::{Claim, Operation, QueueName, Return};
+use super::operation::{Claim, Operation, QueueName, Return, Tick};
 use super::parse::{Ask, Block, PopAsk, Unknown};
 use super::reply::{Popped, Reply};
 use super::settings::Pause;
-use super::single::Single;
-use super::single::Step;
+use super::single::{CronCall, News, Single, Step};
 use super::waiting::{Patience, PopRequest, Pops};
 use crate::asker::Asker;
 use crate::config::Config;
@@ -62,6 +63,8 @@ pub struct Queues {
     by_name: HashMap<QueueName, LaneKey, ahash::RandomState>,
     pops: Pops,
     awaiting: Awaiting,
+    /// `None`: another worker of this proxy keeps them.
+    crons: Option<Crons>,
     /// Lanes that may have something to send.
     listed: Vec<LaneKey>,
     /// Lanes that could not call when they were asked, as their primary could not be reached.
@@ -95,6 +98,7 @@ impl Queues {
             by_name: HashMap::default(),
             pops: Pops::default(),
             awaiting: Awaiting::default(),
+            crons: None,
             listed: Vec::new(),
             stalled: Vec::new(),
             held_lanes: Vec::new(),
@@ -110,6 +114,11 @@ impl Queues {
             jitter: seed | 1,
             tally: Tally::default(),
         }
+    }
+
+    /// From now on this worker sees to it that repeated jobs are pushed.
+    pub fn keep_crons(&mut self, now: Instant) {
+        self.crons = Some(Crons::new(now));
     }
 
     /// A client's request. `pipelined`: it has sent others before, which have no reply yet.
@@ -380,7 +389,7 @@ impl Queues {
         if let Some(changed) = Changed::read(&reply) {
             return match changed {
                 Ok(changed) => self.start_over(key, flight.call, flight.to, changed),
-                Err(error) => self.fail(&flight.to, &error.into()),
+                Err(error) => self.fail(&flight.to, &error.into(), now),
             };
         }
         let failed = match flight.call {
@@ -398,7 +407,7 @@ impl Queues {
             }
         };
         if let Some((to, error)) = failed {
-            self.fail(&to, &error);
+            self.fail(&to, &error, now);
         }
         let mut clients = self.answers[answered_before..]
             .iter()
@@ -412,17 +421,17 @@ impl Queues {
         self.list(key);
     }
 
-    fn fail(&mut self, to: &[(To, Instant)], error: &CallError) {
+    fn fail(&mut self, to: &[(To, Instant)], error: &CallError, now: Instant) {
         let line = match error {
             CallError::Refused(line) => line.clone(),
             CallError::BadReply(_) => Bytes::from(format!("ERR unexpected reply from Redis: {error}")),
         };
         for (to, _) in to {
-            self.refuse(*to, line.clone());
+            self.refuse(*to, line.clone(), now);
         }
     }
 
-    fn refuse(&mut self, to: To, line: Bytes) {
+    fn refuse(&mut self, to: To, line: Bytes, now: Instant) {
         match to {
             To::Asker(asker) | To::ManyIds(asker) => {
                 self.awaiting.remove(&asker);
@@ -433,6 +442,7 @@ impl Queues {
                     self.answer(asker, Reply::Error(line));
                 }
             }
+            To::Keeper => self.keeper_failed(now),
             To::Nobody => {}
         }
     }
@@ -577,6 +587,7 @@ impl Queues {
                 Reply::Error(line.into())
             }
             Outcome::Duplicate(id) => Reply::Id(mark, id),
+            Outcome::Made => return,
             Outcome::Acked(count) => {
                 self.tally.acked += u64::from(count);
                 Reply::Integer(count.into())
@@ -603,7 +614,11 @@ impl Queues {
         now: Instant,
     ) -> Result<(), CallError> {
         let lane = &self.lanes[key as usize];
-        let (standing, step) = single.read(reply, lane.mark, &lane.settings)?;
+        let is_table_changed = matches!(single, Single::Cron(CronCall::AddToTable(_)));
+        let (standing, step) = single.read(reply, &lane.queue, lane.mark, &lane.settings)?;
+        if let (true, Some(crons)) = (is_table_changed, &mut self.crons) {
+            crons.changed(now);
+        }
         let soonest = lane.due.filter(|due| *due > now);
         self.stand(key, standing, now);
         let lane = &mut self.lanes[key as usize];
@@ -629,8 +644,85 @@ impl Queues {
                 since,
                 pipelined: false,
             }),
+            Step::In(queue, single) => self.push_single(&queue, single, to, since),
+            Step::Keeper(news) => self.keep(key, news, standing, now),
         }
         Ok(())
+    }
+
+    fn push_single(&mut self, queue: &QueueName, single: Single, to: To, since: Instant) {
+        let lane = self.lane(queue);
+        self.lanes[lane as usize].push(Entry {
+            work: Work::Single(single),
+            to,
+            since,
+            pipelined: false,
+        });
+        self.list(lane);
+    }
+
+    /// What the keeper of repeated jobs has asked is here.
+    fn keep(&mut self, key: LaneKey, news: News, standing: Standing, now: Instant) {
+        let Some(crons) = &mut self.crons else { return };
+        let wants = match news {
+            News::Table(rows) => {
+                let rows = rows.into_iter();
+                let named = rows.filter_map(|(name, version)| Some((QueueName::new(&name)?, version)));
+                crons.read(named.collect())
+            }
+            News::Due(told) => {
+                let mut soonest = told.soonest.into_iter().chain(told.more.then_some(standing.now)).min();
+                let lane = &mut self.lanes[key as usize];
+                for entry in told.entries {
+                    let Some(job) = Repeated::from_words(&entry.words) else {
+                        continue;
+                    };
+                    let next = job.schedule.following(entry.tick, standing.now);
+                    soonest = soonest.into_iter().chain(next).min();
+                    let mut push = job.push;
+                    push.payloads
+                        .iter_mut()
+                        .for_each(|payload| payload.pack(lane.settings.compress_over));
+                    let tick = Tick {
+                        name: entry.name,
+                        at: entry.tick,
+                        next,
+                        push,
+                    };
+                    lane.push(Entry {
+                        work: Work::Operation(Operation::Tick(Box::new(tick))),
+                        to: To::Keeper,
+                        since: now,
+                        pipelined: false,
+                    });
+                }
+                let due = soonest.map(|due| at_redis_time(due, standing.now, now));
+                let queue = lane.queue.clone();
+                crons.expect(&queue, due).into_iter().collect()
+            }
+        };
+        self.ask_for_keeper(wants, now);
+    }
+
+    fn ask_for_keeper(&mut self, wants: Vec<Wants>, now: Instant) {
+        let crontab = QueueName::of_crontab();
+        for wanted in wants {
+            let (queue, call) = match wanted {
+                Wants::Table => {
+                    let (cursor, seen) = (Bytes::from_static(b"0"), Vec::new());
+                    (crontab.clone(), CronCall::ReadTable { cursor, seen })
+                }
+                Wants::Due(queue) => (queue, CronCall::Due),
+                Wants::Forget(queue, version) => (crontab.clone(), CronCall::Forget(queue, version)),
+            };
+            self.push_single(&queue, Single::Cron(call), To::Keeper, now);
+        }
+    }
+
+    fn keeper_failed(&mut self, now: Instant) {
+        if let Some(crons) = &mut self.crons {
+            crons.failed(now);
+        }
     }
 
     /// The settings of a queue are others than the call said, so it was not done: it is made again with these.
@@ -685,12 +777,20 @@ impl Queues {
                     self.ask_again(key, job, now);
                 }
             }
+            Some(Wake::Crontab) => {
+                if let Some(crons) = &mut self.crons {
+                    crons.changed(now);
+                }
+            }
             None => {}
         }
     }
 
     /// Wake-ups are heard again, after some may have been missed: Redis is asked for those who wait, and told of them.
     pub fn hears_again(&mut self, now: Instant) {
+        if let Some(crons) = &mut self.crons {
+            crons.changed(now);
+        }
         for (key, job) in self.awaiting.jobs() {
             self.ask_again(key, job, now);
         }
@@ -710,7 +810,8 @@ impl Queues {
             .then_some(self.polled)
             .flatten()
             .map(|at| at + SAFETY_POLL);
-        [due, self.held_until, self.pops.next_end(), poll]
+        let cron = self.crons.as_ref().and_then(Crons::next);
+        [due, self.held_until, self.pops.next_end(), poll, cron]
             .into_iter()
             .flatten()
             .min()
@@ -720,6 +821,10 @@ impl Queues {
     pub fn tick(&mut self, now: Instant) {
         if self.held_until.is_some_and(|end| end <= now) {
             self.end_holds();
+        }
+        if let Some(crons) = &mut self.crons {
+            let wants = crons.wants(now);
+            self.ask_for_keeper(wants, now);
         }
         while let Some(asker) = self.pops.take_ended(now) {
             self.forget(asker);
@@ -797,7 +902,7 @@ impl Queues {
         }
         self.count(key);
         for (to, line) in refused {
-            self.refuse(to, line.clone());
+            self.refuse(to, line.clone(), deadline);
         }
     }
 
@@ -915,7 +1020,7 @@ fn is_late(pops: &Pops, to: &To, since: Instant, deadline: Instant) -> bool {
                 !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
             }),
             To::Asker(_) | To::ManyIds(_) => true,
-            To::Nobody => false,
+            To::Keeper | To::Nobody => false,
         }
 }
 
@@ -924,7 +1029,9 @@ fn claims_nothing(operation: &Operation) -> bool {
         Operation::Ack(claims) | Operation::Extend { claims, .. } => claims.is_empty(),
         Operation::Finish(finish) => finish.claims.is_empty(),
         Operation::Nack(nack) => nack.claims.is_empty(),
-        Operation::Push(_) | Operation::Return(_) | Operation::Lapse(_) | Operation::Pop(_) => false,
+        Operation::Push(_) | Operation::Tick(_) | Operation::Return(_) | Operation::Lapse(_) | Operation::Pop(_) => {
+            false
+        }
     }
 }
 

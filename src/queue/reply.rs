@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::cron::Repeated;
 use super::id::{LocalId, QueueMark};
 use super::operation::{QueueName, Return, State};
 use super::payload::{unpack, unpacked_len};
@@ -9,6 +10,7 @@ use super::settings::{Pause, Settings};
 use crate::resp::ReplyWriter;
 use crate::script::Job;
 use crate::script::check::{Found, KINDS};
+use crate::script::cron::Entry;
 use crate::script::look::{Detail, Explanation, JobView, Stats};
 
 /// Every queue has one partition for now.
@@ -36,6 +38,8 @@ pub enum Reply {
     View(QueueMark, Box<(Settings, JobView)>),
     /// `QCONFIG GET`.
     Settings(Box<Settings>),
+    /// `QCRON LIST`.
+    Repeated(Vec<Entry>),
     /// `QCHECK`.
     Checked(Box<Found>),
     Ok,
@@ -132,6 +136,10 @@ impl Reply {
                 }
             }
             Self::Explanation(explanation, pause) => write_explanation(explanation.as_ref(), *pause, out),
+            Self::Repeated(entries) => {
+                out.array(entries.len());
+                entries.iter().for_each(|entry| write_repeated(entry, out));
+            }
             Self::Checked(found) => write_found(found, out),
             Self::Bulk(bytes) => out.bulk(bytes),
             Self::Nothing => out.null(),
@@ -250,6 +258,31 @@ fn write_explanation(explanation: Option<&(QueueMark, Explanation)>, pause: Paus
         Some((mark, Detail::Job(job))) => write_id(*mark, *job, out),
         Some((_, Detail::None)) | None => out.null(),
     }
+}
+
+/// What a later version has written shows its name and its ticks.
+fn write_repeated(entry: &Entry, out: &mut ReplyWriter) {
+    let job = Repeated::from_words(&entry.words);
+    let text = |name: &str, value: Option<&Bytes>, out: &mut ReplyWriter| {
+        out.bulk(name.as_bytes());
+        match value {
+            Some(value) => out.bulk(value),
+            None => out.null(),
+        }
+    };
+    out.map(6);
+    text("name", Some(&entry.name), out);
+    text("schedule", job.as_ref().map(|job| &job.schedule_text), out);
+    text("tz", job.as_ref().map(|job| &job.zone_text), out);
+    for (name, ms) in [("next_ms", Some(entry.tick)), ("last_ms", entry.last)] {
+        out.bulk(name.as_bytes());
+        match ms {
+            Some(ms) => out.integer(ms as i64),
+            None => out.null(),
+        }
+    }
+    let payload = job.as_ref().and_then(|job| job.push.payloads.first());
+    text("payload", payload.map(|payload| payload.stored()), out);
 }
 
 fn write_found(found: &Found, out: &mut ReplyWriter) {

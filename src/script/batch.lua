@@ -12,17 +12,18 @@
 --   x n lease name×n                   QEXTEND
 --   l n name×n                         leases that end now, with their worker's connection (BOUND)
 --   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it
+--   c name tick next run               a tick of QCRON, if nobody has made it yet: the run is its push; next: empty if it is the last
 --   p n letter start ttl options (suffix payload)×n
 --                                      pushes of one kind; start: empty, +ms or =unix ms; options: a MessagePack map,
 --                                      or empty
 --   o n lease whose noack              pops of one kind; whose: 1 if the pop said the lease, so that it goes before the
 --                                      job's own
--- the first six as they came, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
+-- the first six as they came, then c, then p, then o. A name is that of a lease, or an id and '?' for whatever delivery
 -- is current.
 --
 -- Returns now, next due or false, ready (as far as the limits let them be popped), more, what the pushes came to (the stamp
 -- their ids begin with, behind it a colon and the runs that were not stored: the number of one that the bound refused, the
--- number, = and the id of the job that holds the key; or OOM: refused),
+-- number, = and the id of the job that holds the key, or the number and ! where another made the tick; or OOM: refused),
 -- the places of the names that did not count (1 is the first name of the call), then for the jobs popped: ids, payloads,
 -- and their meta records if there are any.
 
@@ -120,7 +121,7 @@ end
 
 -- Whatever else they say, and the upkeep.
 local word = ARGV[at]
-local calm = plain and (not word or word == 'p' or word == 'o')
+local calm = plain and (not word or word == 'c' or word == 'p' or word == 'o')
 local first_end = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
 if not calm or (first_end or now + 1) <= now then
   --@include upkeep
@@ -295,6 +296,22 @@ end
 
 local heard = at > 7 -- something of them
 
+-- Ticks of QCRON: who comes first makes it, in the step that pushes its job; the others push nothing. Out of memory nobody does.
+local made = {}
+while ARGV[at] == 'c' do
+  local name, tick, following, its_run = unpack(ARGV, at + 1, at + 4)
+  at = at + 5
+  if call('ZSCORE', ticks, name) ~= tick then
+    made[tonumber(its_run)] = true
+  elseif following == '' then
+    call('HDEL', cron, 'w' .. name, 'l' .. name)
+    call('ZREM', ticks, name)
+  elseif pushed ~= 'OOM' then
+    call('HSET', cron, 'l' .. name, tick)
+    call('ZADD', ticks, following, name)
+  end
+end
+
 -- Pushes, a run of one kind at a time: the same priority and options, so the same record of them. The ids are written
 -- over the suffixes, so that ARGV is what HSET takes. Where the queue is bounded each request is a run of its own.
 local run, free, apart = 0, bound, {}
@@ -309,11 +326,14 @@ while ARGV[at] == 'p' do
   at, run = end_ + 1, run + 1
   local record = options ~= '' and cmsgpack.unpack(options) or {}
   local held_by = false
-  if record.u and pushing > 0 then
+  if record.u and pushing > 0 and not made[run] then
     --@include ending
     held_by = holder(record.u)
   end
-  if held_by then
+  if made[run] then
+    apart[#apart + 1] = run .. '!'
+    changes.pushed = (changes.pushed or 0) - n
+  elseif held_by then
     apart[#apart + 1] = run .. '=' .. held_by
     changes.pushed = (changes.pushed or 0) - n
     changes.deduplicated = (changes.deduplicated or 0) + n

@@ -9,7 +9,7 @@ use super::keys::{millis, rate};
 use super::record::encode_options;
 use super::{CallError, Partition, Record, Scripts, Settings, Standing, open};
 use crate::queue::id::{LocalId, PACKED, put_base36};
-use crate::queue::operation::{Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start};
+use crate::queue::operation::{Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, Tick};
 use crate::queue::payload::Payload;
 use crate::resp::reader::{BadReply, Reader};
 use crate::resp::scanner::parse_integer;
@@ -61,6 +61,8 @@ pub enum Outcome {
     Paused,
     /// This job holds the unique key; nothing was stored.
     Duplicate(LocalId),
+    /// Another proxy has made this tick.
+    Made,
     Acked(u32),
     Nacked(u32),
     Extended(u32),
@@ -77,12 +79,17 @@ pub struct BatchReply {
 }
 
 pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {
-    let mut call = Call::new(&scripts.batch, partition, settings, batch.sequence);
+    let start = match batch.operations.iter().any(|operation| as_tick(operation).is_some()) {
+        true => Call::with_cron,
+        false => Call::new,
+    };
+    let mut call = start(&scripts.batch, partition, settings, batch.sequence);
     let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
     write_pushing(&mut call, settings, batch.operations);
     write_wanted(&mut call, settings, pops.iter().map(|pop| u64::from(pop.count)).sum());
     call.word(waiting(batch, &pops).as_bytes());
     write_claims(&mut call, settings, batch);
+    write_ticks(&mut call, settings, batch.operations);
     if !settings.pause.push {
         write_pushes(&mut call, settings, batch.operations);
     }
@@ -133,9 +140,9 @@ fn as_pop(operation: &Operation) -> Option<&Pop> {
     }
 }
 
-fn as_push(operation: &Operation) -> Option<&Push> {
+fn as_tick(operation: &Operation) -> Option<&Tick> {
     match operation {
-        Operation::Push(push) => Some(push),
+        Operation::Tick(tick) => Some(tick),
         _ => None,
     }
 }
@@ -143,7 +150,7 @@ fn as_push(operation: &Operation) -> Option<&Push> {
 fn pushed_jobs(operations: &[Operation]) -> usize {
     operations
         .iter()
-        .filter_map(as_push)
+        .filter_map(Operation::push)
         .map(|push| push.payloads.len())
         .sum()
 }
@@ -174,7 +181,7 @@ fn write_claims(call: &mut Call, settings: &Settings, batch: &Batch) {
                 write_acks(call, &mut acks);
                 write_claim(call, settings, operation, batch.jitter);
             }
-            Operation::Push(_) | Operation::Pop(_) => {}
+            Operation::Push(_) | Operation::Tick(_) | Operation::Pop(_) => {}
         }
     }
     write_acks(call, &mut acks);
@@ -238,7 +245,7 @@ fn write_claim(call: &mut Call, settings: &Settings, operation: &Operation, jitt
                 call.word(record.map_or(b"", |record| record));
             }
         }
-        Operation::Ack(_) | Operation::Push(_) | Operation::Pop(_) => {}
+        Operation::Ack(_) | Operation::Push(_) | Operation::Tick(_) | Operation::Pop(_) => {}
     }
 }
 
@@ -274,28 +281,47 @@ struct Run<'a> {
 }
 
 /// Pushes of one priority keep their order; those next to each other with the same options are one run. In a bounded queue
-/// each is a run of its own, as it may be refused alone.
+/// each is a run of its own, as it may be refused alone; so is that of a tick, which another proxy may have made.
 fn push_runs<'a>(settings: &Settings, operations: &'a [Operation]) -> Vec<Run<'a>> {
     let mut runs: Vec<Run> = Vec::new();
     for priority in Priority::ALL {
         let mut number = 0;
-        for push in operations.iter().filter_map(as_push) {
+        let mut alone = true;
+        for operation in operations {
+            let Some(push) = operation.push() else { continue };
             let options = &push.options;
             if options.priority == priority {
+                let is_tick = as_tick(operation).is_some();
+                alone |= is_tick || settings.max_len > 0 || options.unique.is_some();
                 match runs.last_mut() {
-                    Some(run) if settings.max_len == 0 && options.unique.is_none() && run.options == options => {
-                        run.pushes.push((number, push))
-                    }
+                    Some(run) if !alone && run.options == options => run.pushes.push((number, push)),
                     _ => runs.push(Run {
                         options,
                         pushes: vec![(number, push)],
                     }),
                 }
+                alone = is_tick;
             }
             number += push.payloads.len();
         }
     }
     runs
+}
+
+fn write_ticks(call: &mut Call, settings: &Settings, operations: &[Operation]) {
+    if !operations.iter().any(|operation| as_tick(operation).is_some()) {
+        return;
+    }
+    let runs = push_runs(settings, operations);
+    for tick in operations.iter().filter_map(as_tick) {
+        let is_its = |run: &Run| run.pushes.iter().any(|(_, push)| std::ptr::eq(*push, &tick.push));
+        let run = runs.iter().position(is_its).map_or(0, |at| at + 1);
+        call.word(b"c");
+        call.word(&tick.name);
+        call.number(tick.at);
+        call.number_or_empty(tick.next);
+        call.number(run as u64);
+    }
 }
 
 fn write_pushes(call: &mut Call, settings: &Settings, operations: &[Operation]) {
@@ -370,15 +396,17 @@ pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Re
 }
 
 /// The pushes that were not stored, by the numbers of their first jobs, and why. `runs`: of each its number, from 1, and if
-/// another job holds its key, `=` and that one.
+/// another job holds its key, `=` and that one; if it was the push of a tick that was made, `!`.
 fn set_apart(runs: &[u8], settings: &Settings, operations: &[Operation]) -> Vec<(usize, Outcome)> {
     let known = push_runs(settings, operations);
     let read = |run: &[u8]| {
+        let (run, is_made) = run.strip_suffix(b"!").map_or((run, false), |run| (run, true));
         let mut parts = run.splitn(2, |byte| *byte == b'=');
         let number = usize::try_from(parse_integer(parts.next()?)?).ok()?;
         let first = known.get(number.checked_sub(1)?)?.pushes.first()?.0;
         Some(match parts.next() {
             Some(holder) => (first, Outcome::Duplicate(LocalId::parse(holder)?)),
+            None if is_made => (first, Outcome::Made),
             None => (first, Outcome::Full),
         })
     };
@@ -402,21 +430,26 @@ struct Answer {
 impl Answer {
     fn outcome(&mut self, operation: &Operation) -> Result<Outcome, BadReply> {
         Ok(match operation {
-            Operation::Push(_) if self.paused => Outcome::Paused,
-            Operation::Push(_) if self.stamp.as_ref() == b"OOM" => Outcome::OutOfMemory,
-            Operation::Push(push) => match self.apart.iter().find(|(first, _)| *first == self.pushed) {
-                Some((_, outcome)) => {
-                    self.pushed += push.payloads.len();
-                    outcome.clone()
-                }
-                None => Outcome::Pushed(self.ids(push)?),
-            },
+            Operation::Push(_) | Operation::Tick(_) if self.paused => Outcome::Paused,
+            Operation::Push(_) | Operation::Tick(_) if self.stamp.as_ref() == b"OOM" => Outcome::OutOfMemory,
+            Operation::Push(push) => self.of_push(push)?,
+            Operation::Tick(tick) => self.of_push(&tick.push)?,
             Operation::Ack(claims) => Outcome::Acked(self.counted(claims.len())),
             Operation::Finish(finish) => Outcome::Acked(self.counted(finish.claims.len())),
             Operation::Nack(nack) => Outcome::Nacked(self.counted(nack.claims.len())),
             Operation::Extend { claims, .. } => Outcome::Extended(self.counted(claims.len())),
             Operation::Return(_) | Operation::Lapse(_) => Outcome::Returned,
             Operation::Pop(pop) => Outcome::Popped(self.popped.by_ref().take(pop.count as usize).collect()),
+        })
+    }
+
+    fn of_push(&mut self, push: &Push) -> Result<Outcome, BadReply> {
+        Ok(match self.apart.iter().find(|(first, _)| *first == self.pushed) {
+            Some((_, outcome)) => {
+                self.pushed += push.payloads.len();
+                outcome.clone()
+            }
+            None => Outcome::Pushed(self.ids(push)?),
         })
     }
 

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::Script;
-use super::keys::{FIXED, KEYS, Partition, put_bulk, put_header, put_number, write_settings};
+use super::keys::{CRON_KEYS, FIXED, KEYS, Partition, put_bulk, put_header, put_number, write_settings};
 use crate::queue::settings::Settings;
 
 /// A call being written.
@@ -19,17 +19,31 @@ const HEADER: usize = 16;
 impl Call {
     /// `sequence`: 0 for a look-up, which leaves no trace.
     pub fn new(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
+        Self::with_keys(script, partition, settings, sequence, false)
+    }
+
+    /// One that has to do with repeated jobs.
+    pub fn with_cron(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
+        Self::with_keys(script, partition, settings, sequence, true)
+    }
+
+    fn with_keys(script: &Script, partition: &Partition, settings: &Settings, sequence: u64, cron: bool) -> Self {
+        let keys = KEYS + if cron { CRON_KEYS } else { 0 };
         let mut out = BytesMut::with_capacity(1024);
         out.put_bytes(0, HEADER);
         put_bulk(b"EVALSHA", &mut out);
         put_bulk(script.sha.as_bytes(), &mut out);
-        put_number(KEYS as u64, &mut out);
-        out.put_slice(&partition.rendered);
+        put_number(keys as u64, &mut out);
+        out.put_slice(&partition.keys);
+        if cron {
+            out.put_slice(&partition.cron_keys);
+        }
+        out.put_slice(&partition.caller);
         put_number(sequence, &mut out);
         write_settings(settings, &mut out);
         Self {
             out,
-            arguments: 3 + KEYS + FIXED,
+            arguments: 3 + keys + FIXED,
         }
     }
 

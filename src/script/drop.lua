@@ -11,7 +11,7 @@ if not before then
     call('PUBLISH', channel .. worker, queue .. ' =' .. id)
   end
   dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, unique,
-    holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted)
+    holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, cron, ticks)
   dropped = min(dropped, 1)
   tombstones = {}
   call('SET', lane, sequence .. '\n' .. dropped, 'PX', KEPT)

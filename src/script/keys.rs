@@ -39,6 +39,10 @@ const NAMES: [&str; KEYS - 1] = [
     "sifted",
 ];
 
+/// Two more, for the calls that have to do with repeated jobs.
+pub const CRON_KEYS: usize = 2;
+const CRON_NAMES: [&str; CRON_KEYS] = ["cron", "ticks"];
+
 /// Words that every call begins with: who calls, sequence, settings.
 pub(super) const FIXED: usize = 3;
 
@@ -47,28 +51,32 @@ pub(super) const FIXED: usize = 3;
 pub struct Partition {
     /// The cluster's slot of all its keys.
     pub slot: u16,
-    /// KEYS and the first word of ARGV, as RESP.
-    pub(super) rendered: Bytes,
+    /// KEYS, as RESP; those for repeated jobs apart; and the first word of ARGV.
+    pub(super) keys: Bytes,
+    pub(super) cron_keys: Bytes,
+    pub(super) caller: Bytes,
 }
 
 impl Partition {
     /// `worker` names the lane's worker among all of all proxies, now and as long as Redis remembers its last call.
     pub fn new(prefix: &str, queue: &QueueName, number: u16, worker: &str) -> Self {
         let tag = format!("{prefix}:{{{queue}/{number}}}");
-        let mut rendered = BytesMut::new();
-        for name in NAMES {
-            put_bulk(format!("{tag}:{name}").as_bytes(), &mut rendered);
-        }
-        put_bulk(format!("{tag}:lane:{worker}").as_bytes(), &mut rendered);
-        put_bulk(
-            format!("{worker} {} {queue}", wake_channel(prefix, "")).as_bytes(),
-            &mut rendered,
-        );
+        let lane = format!("lane:{worker}");
+        let caller = format!("{worker} {} {queue}", wake_channel(prefix, ""));
+        let keys = |names: &mut dyn Iterator<Item = &str>| bulks(&mut names.map(|name| format!("{tag}:{name}")));
         Self {
             slot: slot(tag.as_bytes()),
-            rendered: rendered.freeze(),
+            keys: keys(&mut NAMES.into_iter().chain([lane.as_str()])),
+            cron_keys: keys(&mut CRON_NAMES.into_iter()),
+            caller: bulks(&mut std::iter::once(caller)),
         }
     }
+}
+
+fn bulks(words: &mut dyn Iterator<Item = String>) -> Bytes {
+    let mut out = BytesMut::new();
+    words.for_each(|word| put_bulk(word.as_bytes(), &mut out));
+    out.freeze()
 }
 
 /// Where a worker hears that a queue which it waits on has jobs: see [`super::wake`].

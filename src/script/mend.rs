@@ -52,7 +52,7 @@ pub fn revive(scripts: &Scripts, partition: &Partition, settings: &Settings, seq
 }
 
 pub fn drop(scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64) -> Bytes {
-    Call::new(&scripts.drop, partition, settings, sequence).finish()
+    Call::with_cron(&scripts.drop, partition, settings, sequence).finish()
 }
 
 /// What `configure` came to.

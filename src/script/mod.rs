@@ -8,13 +8,14 @@
 //!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`), [`mend`] (`configure.lua`,
-//!   `revive.lua`, `drop.lua`) and [`check`] (`check.lua`).
+//!   `revive.lua`, `drop.lua`) [`check`] (`check.lua`), and [`cron`] (`cron.lua`, `crontab.lua`).
 //! - [`record`]: what is remembered of a job.
 //! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
 
 pub mod batch;
 pub mod call;
 pub mod check;
+pub mod cron;
 pub mod keys;
 pub mod look;
 pub mod mend;
@@ -56,6 +57,8 @@ pub struct Scripts {
     pub revive: Script,
     pub drop: Script,
     pub check: Script,
+    pub cron: Script,
+    pub crontab: Script,
 }
 
 const PRELUDE: &str = include_str!("prelude.lua");
@@ -102,10 +105,12 @@ impl Scripts {
             revive: script("revive", include_str!("revive.lua")),
             drop: script("drop", include_str!("drop.lua")),
             check: script("check", include_str!("check.lua")),
+            cron: script("cron", include_str!("cron.lua")),
+            crontab: script("crontab", include_str!("crontab.lua")),
         }
     }
 
-    pub fn all(&self) -> [&Script; 12] {
+    pub fn all(&self) -> [&Script; 14] {
         [
             &self.batch,
             &self.stats,
@@ -119,6 +124,8 @@ impl Scripts {
             &self.revive,
             &self.drop,
             &self.check,
+            &self.cron,
+            &self.crontab,
         ]
     }
 }

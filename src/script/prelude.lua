@@ -29,6 +29,8 @@
 --                   allows the job that it holds back
 --   T:sift    list  what is left of a ready list that QCHECK takes apart, and T:sifted hash entry, nothing: see check.lua
 --   T:results hash  id → what QACK said came of it; T:result_ends zset  id, ms until which it is kept
+--   T:cron    hash  w and the name of a repeated job → the words of its QCRON ADD, l and the name → ms of its last tick;
+--                   T:ticks zset name, ms of its next tick. Only the calls that have to do with them are given these two.
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list or behind its group.
@@ -44,7 +46,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lane =
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lane, cron, ticks =
   unpack(KEYS)
 local sequence = ARGV[2]
 local lists = {u = urgent, h = high, n = normal, l = low}

@@ -13,13 +13,20 @@ pub enum Wake {
     Due(QueueName, u64),
     /// This job has ended, for whose result a client of its waits.
     Ended(QueueName, LocalId),
+    /// A queue has repeated jobs that it had not before.
+    Crontab,
 }
 
 impl Wake {
     /// `None`: not a message of ours.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let mut parts = message.splitn(2, |&byte| byte == b' ');
-        let queue = QueueName::new(parts.next()?)?;
+        let name = parts.next()?;
+        let crontab = QueueName::of_crontab();
+        if name == crontab.as_bytes() {
+            return Some(Self::Crontab);
+        }
+        let queue = QueueName::new(name)?;
         match parts.next() {
             None => Some(Self::Come(queue)),
             Some([b'=', id @ ..]) => Some(Self::Ended(queue, LocalId::parse(id)?)),

@@ -12,6 +12,7 @@ use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, 
 use millrace::queue::settings::Change;
 use millrace::resp::frame::{Frame, FrameScanner};
 use millrace::script::check::{self, Found, Place};
+use millrace::script::cron::{self, Asked, Told};
 use millrace::script::look::{self, Ending, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
@@ -297,6 +298,17 @@ impl Lane {
     pub fn check_from(&mut self, place: Place, repair: bool) -> Found {
         let call = check::check(&self.bench.scripts, &self.partition, &self.settings, place, repair);
         self.until_final(&call, check::found)
+    }
+
+    /// `Add` or `Delete`: what it counted.
+    pub fn change_crons(&mut self, asked: Asked) -> u64 {
+        self.twice(|scripts, partition, settings, sequence| cron::cron(scripts, partition, settings, sequence, asked))
+    }
+
+    /// `List` or `Due`.
+    pub fn crons(&mut self, asked: Asked) -> Told {
+        let call = cron::cron(&self.bench.scripts, &self.partition, &self.settings, 0, asked);
+        cron::told(self.exchange(&call)).unwrap().1
     }
 
     pub fn configure(&mut self, changes: &[Change]) {

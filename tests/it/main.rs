@@ -13,6 +13,7 @@ mod cluster;
 mod compression;
 mod contract;
 mod credentials;
+mod crons;
 mod doctor;
 mod documents;
 mod examples;

@@ -62,6 +62,8 @@ pub struct Queue {
     /// By group: when the bucket of its rate is full again; and those that their rate holds back, until when.
     buckets: BTreeMap<Bytes, f64>,
     throttled: BTreeMap<Bytes, u64>,
+    /// Repeated jobs: when each ticks next.
+    pub ticks: BTreeMap<Bytes, u64>,
     now: u64,
     /// Unique keys: who holds each, and until when FOR does.
     keys: BTreeMap<Bytes, (LocalId, u64)>,
@@ -83,6 +85,7 @@ impl Queue {
             bucket: None,
             buckets: BTreeMap::new(),
             throttled: BTreeMap::new(),
+            ticks: BTreeMap::new(),
             now: 0,
             keys: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -138,12 +141,20 @@ impl Queue {
                         }
                     }
                 }
+                Operation::Tick(tick) if self.ticks.get(&tick.name) != Some(&tick.at) => *outcome = Outcome::Made,
+                Operation::Tick(tick) => {
+                    self.ticks.remove(&tick.name);
+                    self.ticks.extend(tick.next.map(|next| (tick.name.clone(), next)));
+                }
                 Operation::Push(_) | Operation::Pop(_) => {}
             }
         }
         self.put_in_front();
         self.upkeep(now);
         for (at, push) in in_served_order(operations) {
+            if outcomes[at] == Outcome::Made {
+                continue;
+            }
             let waiting = self.in_state(State::Ready).len() + self.in_state(State::Delayed).len();
             let bound = self.settings.max_len as usize;
             outcomes[at] = match self.holder(push, now) {
@@ -274,7 +285,7 @@ impl Queue {
     }
 
     pub fn drop_queue(&mut self) -> bool {
-        let existed = self.last.is_some();
+        let existed = self.last.is_some() || !self.ticks.is_empty();
         *self = Self::new(self.settings.clone());
         existed
     }
@@ -741,10 +752,7 @@ fn in_served_order(operations: &[Operation]) -> Vec<(usize, &Push)> {
     let pushes = operations
         .iter()
         .enumerate()
-        .filter_map(|(at, operation)| match operation {
-            Operation::Push(push) => Some((at, push)),
-            _ => None,
-        });
+        .filter_map(|(at, operation)| Some((at, operation.push()?)));
     let mut pushes: Vec<_> = pushes.collect();
     pushes.sort_by_key(|(_, push)| push.options.priority);
     pushes

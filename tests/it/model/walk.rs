@@ -10,10 +10,11 @@ use bytes::Bytes;
 use millrace::config::Rate;
 use millrace::queue::id::LocalId;
 use millrace::queue::operation::{
-    Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Unique,
+    Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Tick, Unique,
 };
 use millrace::queue::payload::Payload;
 use millrace::script::check::KINDS;
+use millrace::script::cron::Asked;
 use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
@@ -27,6 +28,7 @@ use super::soundness::{assert_drained, assert_sound};
 use crate::lane::{Bench, Lane};
 
 const QUEUES: [&str; 3] = ["orders", "mails", "limited"];
+const CRONS: [&str; 2] = ["hourly", "daily"];
 const STEPS: usize = 100; // a walk has on average; shorter ones shrink faster, longer ones meet more
 
 #[derive(Clone, Debug)]
@@ -63,6 +65,12 @@ enum Step {
     Drop {
         queue: usize,
     },
+    /// A repeated job ticks first after so many ms; without, it is removed.
+    Cron {
+        queue: usize,
+        name: usize,
+        first: Option<u64>,
+    },
 }
 
 /// An operation whose jobs are chosen when its turn comes.
@@ -81,6 +89,13 @@ enum Wish {
     Return(Index),
     Lapse(Vec<Pick>),
     Pop(Pop),
+    /// Of the tick that is next, or of the one before, which somebody has made; and after how many ms the next comes.
+    Tick {
+        name: usize,
+        is_old: bool,
+        next: Option<u64>,
+        push: Push,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -189,9 +204,34 @@ fn wish() -> impl Strategy<Value = Wish> {
                 waits,
             })
         });
+    let tick = (
+        0..CRONS.len(),
+        prop::bool::weighted(0.2),
+        option::weighted(0.9, 1u64..1000),
+        payload(),
+        options(),
+        option::of(select(vec!["a", "b"])),
+    )
+        .prop_map(|(name, is_old, next, payload, options, key)| {
+            let unique = key.map(|key| Unique {
+                key: key.into(),
+                hold: None,
+            });
+            let push = Push {
+                payloads: vec![payload],
+                options: JobOptions { unique, ..options },
+            };
+            Wish::Tick {
+                name,
+                is_old,
+                next,
+                push,
+            }
+        });
     prop_oneof![
         4 => push,
         2 => unique,
+        2 => tick,
         4 => pop,
         1 => picks().prop_map(Wish::Lapse),
         3 => picks().prop_map(Wish::Ack),
@@ -226,6 +266,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (queue.clone(), select(vec![State::Dead, State::Delayed]), prop::collection::vec(any::<Index>(), 1..4))
             .prop_map(|(queue, from, picks)| Step::Revive { queue, from, picks }),
         1 => queue.clone().prop_map(|queue| Step::Drop { queue }),
+        2 => (queue.clone(), 0..CRONS.len(), option::weighted(0.8, 0u64..1000))
+            .prop_map(|(queue, name, first)| Step::Cron { queue, name, first }),
         3 => (queue, picks()).prop_map(|(queue, mut picks)| Step::Look { queue, pick: picks.remove(0) }),
     ]
 }
@@ -310,6 +352,18 @@ impl Twins {
         Some(match wish.clone() {
             Wish::Push(push) => Operation::Push(push),
             Wish::Pop(pop) => Operation::Pop(pop),
+            Wish::Tick {
+                name,
+                is_old,
+                next,
+                push,
+            } => {
+                let name = Bytes::from(CRONS[name]);
+                let at = self.model.ticks.get(&name).copied()?;
+                let at = at - u64::from(is_old);
+                let next = next.map(|after| at + after);
+                Operation::Tick(Box::new(Tick { name, at, next, push }))
+            }
             Wish::Lapse(picks) => {
                 let claims = self.claims(&picks);
                 Operation::Lapse(some(
@@ -401,7 +455,21 @@ impl Twins {
         assert_eq!(self.lanes[0].stats(), self.model.stats(now), "stats of {}", self.name);
     }
 
+    fn compare_crons(&mut self) {
+        let listed = self.lanes[0].crons(Asked::List(0)).entries;
+        let listed: Vec<_> = listed.into_iter().map(|entry| (entry.tick, entry.name)).collect();
+        let mut expected: Vec<_> = self.model.ticks.iter().map(|(name, at)| (*at, name.clone())).collect();
+        expected.sort();
+        assert_eq!(listed, expected, "repeated jobs of {}", self.name);
+        let now = self.lanes[0].bench.now();
+        let (due, later): (Vec<_>, Vec<_>) = expected.into_iter().partition(|(at, _)| *at <= now);
+        let told = self.lanes[0].crons(Asked::Due);
+        assert_eq!(told.soonest, later.first().map(|(at, _)| *at));
+        assert_eq!(told.entries.len(), due.len());
+    }
+
     fn look(&mut self, pick: &Pick) {
+        self.compare_crons();
         let now = self.lanes[0].bench.now();
         for state in State::ALL {
             let expected = self.model.peek(state, now);
@@ -492,6 +560,26 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
                 assert_eq!(revived, twins.model.revive(*from, &ids, now), "made ready");
                 twins.compare_stats();
             }
+            Step::Cron { queue, name, first } => {
+                let (twins, name) = (&mut queues[*queue], CRONS[*name].as_bytes());
+                let tick = first.map(|after| bench.now() + after);
+                let asked = match tick {
+                    Some(tick) => Asked::Add {
+                        name,
+                        words: b"words",
+                        tick,
+                    },
+                    None => Asked::Delete(name),
+                };
+                let counted = twins.lanes[1].change_crons(asked);
+                let before = twins.model.ticks.remove(name).is_some();
+                twins
+                    .model
+                    .ticks
+                    .extend(tick.map(|tick| (Bytes::from_static(name), tick)));
+                assert_eq!(counted == 1, before || tick.is_some(), "repeated jobs changed");
+                twins.compare_crons();
+            }
             Step::Drop { queue } => {
                 let twins = &mut queues[*queue];
                 assert_eq!(twins.lanes[0].drop_queue(), twins.model.drop_queue(), "dropped");
@@ -515,6 +603,9 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
         let checked = twins.lanes[0].check(false);
         assert_eq!(checked.kinds, [0; KINDS.len()], "QCHECK of {}: {KINDS:?}", twins.name);
         twins.lanes[0].purge(None);
+        for name in CRONS {
+            twins.lanes[0].change_crons(Asked::Delete(name.as_bytes()));
+        }
         bench.advance(3000); // FOR holds keys beyond their jobs
         twins.lanes[0].stats();
         assert_drained(bench, twins.name);
