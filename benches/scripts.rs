@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 
 use bytes::Bytes;
 use millrace::queue::operation::{Claim, JobOptions, Operation, Pop, Push, QueueName};
+use millrace::queue::spread::Place;
 use millrace::resp::frame::FrameScanner;
 use millrace::script::{Batch, Job, Outcome, Partition, Scripts, Settings, batch, call};
 
@@ -62,7 +63,7 @@ impl Lane {
             info,
             stream: UnixStream::connect(redis.socket()).unwrap(),
             scripts,
-            partition: Partition::new("q", &QueueName::new(b"bench").unwrap(), 0, "w1"),
+            partition: Partition::new("q", &QueueName::new(b"bench").unwrap(), Place::default(), "w1"),
             settings: Settings::default(),
             sequence: 0,
             _redis: redis,
@@ -186,6 +187,7 @@ fn pops(n: usize) -> Vec<Operation> {
 
 fn acks(jobs: &[Job]) -> Vec<Operation> {
     let claim = |job: &Job| Claim {
+        partition: 0,
         job: job.id,
         delivery: Some(job.delivery),
     };

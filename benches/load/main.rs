@@ -47,13 +47,18 @@ struct Arguments {
 
 type Measure = fn(&Settings, &mut Report) -> Result<()>;
 
-const MEASUREMENTS: [(&str, &str, Measure); 12] = [
+const MEASUREMENTS: [(&str, &str, Measure); 13] = [
     (
         "jobs-50",
         "Redis's CPU a whole job, 50 + 50 clients, against a bare list",
         jobs::fifty,
     ),
     ("jobs-500", "the same with 500 + 500 clients", jobs::five_hundred),
+    (
+        "partitions",
+        "Redis's CPU a whole job, three partitions against one, on one Redis",
+        jobs::partitions,
+    ),
     (
         "whole",
         "proxy and Redis a whole job, against beanstalkd and streams",

@@ -11,14 +11,17 @@ const MOST: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub struct Bound {
-    deliveries: HashMap<(QueueName, LocalId), u32, ahash::RandomState>,
+    deliveries: HashMap<Key, u32, ahash::RandomState>,
     /// As they were popped; some are finished.
-    order: VecDeque<(QueueName, LocalId)>,
+    order: VecDeque<Key>,
 }
 
+/// Queue, partition and job.
+type Key = (QueueName, u16, LocalId);
+
 impl Bound {
-    pub fn add(&mut self, queue: &QueueName, job: LocalId, delivery: u32) {
-        let key = (queue.clone(), job);
+    pub fn add(&mut self, queue: &QueueName, partition: u16, job: LocalId, delivery: u32) {
+        let key = (queue.clone(), partition, job);
         if self.deliveries.insert(key.clone(), delivery).is_none() {
             self.order.push_back(key);
         }
@@ -32,17 +35,20 @@ impl Bound {
     }
 
     /// It is finished, or was never delivered.
-    pub fn remove(&mut self, queue: &QueueName, job: LocalId) {
-        self.deliveries.remove(&(queue.clone(), job));
+    pub fn remove(&mut self, queue: &QueueName, partition: u16, job: LocalId) {
+        self.deliveries.remove(&(queue.clone(), partition, job));
     }
 
     /// What is left, queue by queue.
     pub fn take(&mut self) -> HashMap<QueueName, Vec<Claim>> {
         self.order.clear();
         let mut claims: HashMap<QueueName, Vec<Claim>> = HashMap::new();
-        for ((queue, job), delivery) in self.deliveries.drain() {
-            let delivery = Some(delivery);
-            claims.entry(queue).or_default().push(Claim { job, delivery });
+        for ((queue, partition, job), delivery) in self.deliveries.drain() {
+            claims.entry(queue).or_default().push(Claim {
+                partition,
+                job,
+                delivery: Some(delivery),
+            });
         }
         claims
     }
@@ -61,9 +67,10 @@ mod tests {
         let queue = QueueName::new(b"q").unwrap();
         let mut bound = Bound::default();
         for n in 0..MOST + 2 {
-            bound.add(&queue, job(n), 1);
+            bound.add(&queue, 0, job(n), 1);
         }
-        bound.remove(&queue, job(5));
+        bound.remove(&queue, 1, job(6));
+        bound.remove(&queue, 0, job(5));
         let left = bound.take().remove(&queue).unwrap();
         assert_eq!(left.len(), MOST - 1);
         assert!(!left.iter().any(|claim| [0, 1, 5].map(job).contains(&claim.job)));

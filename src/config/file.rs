@@ -147,8 +147,8 @@ pub struct Queue {
     pub backoff: Option<Period>,
     /// The longest such wait, up to 3650d.
     pub max_backoff: Option<Period>,
-    /// *Not yet supported* beyond 1. Over how many shards the queue spreads. 0: one in embedded, single and sentinel
-    /// mode, one for each primary in cluster mode.
+    /// Over how many partitions the queue spreads from its first push on, up to 64. 0: one in embedded, single and sentinel
+    /// mode, one for each primary in cluster mode. Not more than its `concurrency` or `max_len`, which they share.
     pub partitions: Option<Count>,
     /// Ready and delayed jobs that the queue takes before it answers QFULL. 0: no bound.
     pub max_len: Option<Count>,

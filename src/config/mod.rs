@@ -133,6 +133,8 @@ pub struct QueueSettings {
     pub result_ttl: Duration,
     /// Bytes of a payload; 0: none is compressed.
     pub compress_over: u64,
+    /// 0: one for each primary.
+    pub partitions: u16,
 }
 
 impl Default for QueueSettings {

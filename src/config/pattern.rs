@@ -33,6 +33,7 @@ impl Patterns {
             concurrency: self.number(queue, |table| table.concurrency),
             result_ttl: self.duration(queue, |table| table.result_ttl),
             max_wait: self.duration(queue, |table| table.max_wait),
+            partitions: self.find(queue, |table| table.partitions).unwrap_or_default().0 as u16, // at most 64
             compress_over: self.find(queue, |table| table.compress_over).unwrap_or_default().0,
             group_concurrency: self.small(queue, |table| table.group_concurrency),
             group_rate: self.find(queue, |table| table.group_rate).unwrap_or_default(),

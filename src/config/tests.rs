@@ -217,7 +217,6 @@ fn what_comes_later_is_refused_unless_it_has_its_default() {
         ("[upstream]\nread_from = \"replica\"", "upstream.read_from"),
         ("[upstream]\nconnections = 2", "upstream.connections"),
         ("[admin]\ntoken = \"t\"", "admin.token"),
-        ("[queues.\"a\"]\npartitions = 2", "queues.a.partitions"),
         (
             "[[auth.users]]\nname = \"a\"\npassword_sha256 = \"\"\nqueues = [\"a\"]",
             "auth.users[0].queues",

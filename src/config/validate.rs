@@ -12,6 +12,7 @@ use super::units::{Count, Endpoint, Period, Size};
 use super::{Config, Credentials, Embedded, Limits, Listen, Log, Sentinels, Source, Upstream, User, machine};
 use crate::queue::operation::QueueName;
 use crate::queue::settings::MAX_LEN;
+use crate::queue::spread::MOST;
 use crate::secret::Password;
 use crate::upstream::tls::{Tls, TlsSettings};
 
@@ -75,10 +76,6 @@ fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
     }
     let plain = file::Queue::with_every_key();
     let later = [
-        (
-            "partitions",
-            queue.partitions.is_some_and(|partitions| partitions.0 > 1),
-        ),
         ("replicas", asked(&queue.replicas, &plain.replicas)),
         ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
     ];
@@ -279,14 +276,13 @@ fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
                 .transpose()?;
         }
         let numbers = [
-            ("retries", queue.retries, 1),
-            ("max_lapses", queue.max_lapses, 0),
-            ("group_concurrency", queue.group_concurrency, 1),
+            ("retries", queue.retries, 1..=1_000_000),
+            ("max_lapses", queue.max_lapses, 0..=1_000_000),
+            ("group_concurrency", queue.group_concurrency, 1..=1_000_000),
+            ("partitions", queue.partitions, 0..=MOST.into()),
         ];
-        for (name, value, least) in numbers {
-            value
-                .map(|value| count(layers, &key(name), value, least..=1_000_000))
-                .transpose()?;
+        for (name, value, range) in numbers {
+            value.map(|value| count(layers, &key(name), value, range)).transpose()?;
         }
         let numbers = [
             ("dead_max_len", queue.dead_max_len),

@@ -39,13 +39,14 @@ impl Hub {
         let delivery = match &reply {
             Reply::Jobs(popped) => Some(Box::new(Delivery {
                 queue: popped.queue.clone(),
+                partition: popped.origin.partition,
                 returns: popped.returns(),
             })),
             _ => None,
         };
         if self.outgrows(asker, &reply) {
             if let Some(delivery) = delivery {
-                self.give_back(&delivery.queue, delivery.returns);
+                self.give_back(*delivery);
             }
             return;
         }
@@ -54,7 +55,7 @@ impl Hub {
             .is_some_and(|client| client.gets_jobs() && client.replies.is_open(asker.ticket));
         match delivery {
             Some(delivery) if !open => {
-                self.give_back(&delivery.queue, delivery.returns);
+                self.give_back(*delivery);
                 self.answer(asker, |out, protocol| {
                     Reply::NoJob.write(&mut ReplyWriter::new(out, protocol));
                     None
@@ -92,7 +93,7 @@ impl Hub {
         if let Some(client) = self.client(asker.client).filter(|_| popped.bound) {
             let bound = client.bound.get_or_insert_default();
             for job in &popped.jobs {
-                bound.add(&popped.queue, job.id, job.delivery);
+                bound.add(&popped.queue, popped.origin.partition, job.id, job.delivery);
             }
         }
     }

@@ -27,8 +27,9 @@ const DRAINING: &str = "-ERR the proxy is shutting down\r\n";
 
 /// Jobs that a reply hands out, should it not reach the socket.
 #[derive(Debug)]
-pub(super) struct Delivery {
+pub struct Delivery {
     pub queue: QueueName,
+    pub partition: u16,
     pub returns: Vec<Return>,
 }
 
@@ -180,9 +181,9 @@ impl Hub {
         let mut bound = client.bound.take().unwrap_or_default();
         for delivery in client.replies.undelivered() {
             for job in &delivery.returns {
-                bound.remove(&delivery.queue, job.job);
+                bound.remove(&delivery.queue, delivery.partition, job.job);
             }
-            self.give_back(&delivery.queue, delivery.returns);
+            self.give_back(*delivery);
         }
         for (queue, claims) in bound.take() {
             self.lapse(&queue, claims);

@@ -9,9 +9,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::clients::Delivery;
 use super::{Hub, Mail};
 use crate::asker::Asker;
-use crate::queue::operation::{Claim, QueueName, Return};
+use crate::queue::operation::{Claim, QueueName};
 use crate::queue::parse::Ask;
 use crate::queue::queues::Answer;
 use crate::queue::reply::Reply;
@@ -25,10 +26,7 @@ pub enum Letter {
         pipelined: bool,
     },
     /// Jobs that did not reach their client.
-    GiveBack {
-        queue: QueueName,
-        returns: Vec<Return>,
-    },
+    GiveBack(Delivery),
     /// Jobs that were bound to a connection which is closed.
     Lapse {
         queue: QueueName,
@@ -59,15 +57,21 @@ impl Hub {
         }
     }
 
-    pub(super) fn give_back(&mut self, queue: &QueueName, returns: Vec<Return>) {
-        let home = self.home(queue);
+    pub(super) fn give_back(&mut self, delivery: Delivery) {
+        let home = self.home(&delivery.queue);
         match home == self.number {
-            true => self.queues.give_back(queue, returns, self.now),
-            false => self.outboxes[home].push(Letter::GiveBack {
-                queue: queue.clone(),
-                returns,
-            }),
+            true => self.give_back_here(delivery),
+            false => self.outboxes[home].push(Letter::GiveBack(delivery)),
         }
+    }
+
+    fn give_back_here(&mut self, delivery: Delivery) {
+        let Delivery {
+            queue,
+            partition,
+            returns,
+        } = delivery;
+        self.queues.give_back(&queue, partition, returns, self.now);
     }
 
     pub(super) fn lapse(&mut self, queue: &QueueName, claims: Vec<Claim>) {
@@ -124,7 +128,7 @@ impl Hub {
         for letter in letters {
             match letter {
                 Letter::Ask { asker, ask, pipelined } => self.queues.ask(asker, ask, pipelined, self.now),
-                Letter::GiveBack { queue, returns } => self.queues.give_back(&queue, returns, self.now),
+                Letter::GiveBack(delivery) => self.give_back_here(delivery),
                 Letter::Lapse { queue, claims } => self.queues.lapse(&queue, claims, self.now),
                 Letter::Answer(Answer { asker, reply }) => self.answer_queue(asker, reply),
                 Letter::Forget(asker) => {

@@ -411,7 +411,7 @@ impl Hub {
         while let Some((lane, slot)) = self.queues.next_lane(now) {
             let slot = self.routes.of_partition(slot);
             let Some(index) = self.way(slot, kind).filter(|index| self.pipes[*index].is_up()) else {
-                self.queues.stall(lane);
+                self.queues.stall(lane, now);
                 continue;
             };
             if let Some(call) = self.queues.call(lane, now) {

@@ -222,7 +222,7 @@ impl Hub {
         };
         if let Some(bound) = self.client(key).and_then(|client| client.bound.as_mut()) {
             for claim in claims {
-                bound.remove(queue, claim.job);
+                bound.remove(queue, claim.partition, claim.job);
             }
         }
     }

@@ -20,6 +20,7 @@ use super::detours::Away;
 use super::pipes::{PipeState, Role, Target};
 use crate::command::keys;
 use crate::config::Endpoint;
+use crate::queue::spread::Primaries;
 use crate::upstream::link::{LinkError, PipeKind};
 use crate::upstream::pipe::{Pending, Unsent};
 use crate::upstream::topology::{SLOTS, Snapshot};
@@ -234,6 +235,7 @@ impl Hub {
         self.now = Instant::now();
         let snapshot = self.shared.topology.snapshot();
         self.routes.take_over(&snapshot, self.number, self.now);
+        self.queues.know_primaries(primaries(&snapshot));
         for owner in self.routes.owning() {
             self.open_own_pipes(owner);
         }
@@ -374,6 +376,16 @@ impl Hub {
             Some(trouble) => trouble.to_owned(),
         }
     }
+}
+
+/// What the queues have to know of it, to place their partitions.
+fn primaries(snapshot: &Snapshot) -> Primaries {
+    let count = snapshot.shards().len();
+    if count <= 1 {
+        return Primaries::one();
+    }
+    let owners = (0..SLOTS as u16).map(|slot| snapshot.shard_of(slot).map(|shard| shard as u16));
+    Primaries::of_cluster(count as u16, owners.collect())
 }
 
 #[cfg(test)]

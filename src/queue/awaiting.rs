@@ -85,6 +85,16 @@ impl Awaiting {
         None
     }
 
+    /// Everybody who waits for a job of that lane; they wait no longer.
+    pub fn take_those_in(&mut self, lane: LaneKey) -> Vec<Asker> {
+        let those = self.waits.iter().filter(|(_, wait)| wait.lane == lane);
+        let askers: Vec<_> = those.map(|(asker, _)| *asker).collect();
+        for asker in &askers {
+            self.remove(asker);
+        }
+        askers
+    }
+
     /// Everybody; they wait no longer.
     pub fn take_all(&mut self) -> Vec<Asker> {
         let askers = self.waits.keys().copied().collect();

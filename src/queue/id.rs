@@ -108,23 +108,8 @@ impl QueueMark {
         Self(mark)
     }
 
-    /// The id that clients see.
-    pub fn write_id(&self, job: LocalId, partition: u16, out: &mut BytesMut) {
-        out.put_slice(job.as_bytes());
-        out.put_u8(b'-');
-        put_base36(u64::from(partition), 0, out);
-        out.put_u8(b'-');
-        out.put_slice(&self.0);
-    }
-
-    pub fn write_receipt(&self, job: LocalId, partition: u16, delivery: u32, out: &mut BytesMut) {
-        self.write_id(job, partition, out);
-        out.put_u8(b':');
-        out.put_slice(itoa::Buffer::new().format(delivery).as_bytes());
-    }
-
-    /// An id or a receipt of this queue's: its partition and the claim. `None`: the name of no job of this queue.
-    pub fn parse(&self, name: &[u8]) -> Option<(u16, Claim)> {
+    /// An id or a receipt of this queue's. `None`: the name of no job of this queue.
+    pub fn parse(&self, name: &[u8]) -> Option<Claim> {
         let (id, delivery) = match memchr::memchr(b':', name) {
             None => (name, None),
             Some(colon) => (&name[..colon], Some(parse_delivery(&name[colon + 1..])?)),
@@ -134,8 +119,40 @@ impl QueueMark {
         if parts.next().is_some() || mark != self.0 {
             return None;
         }
-        let job = LocalId::parse(job)?;
-        Some((parse_partition(partition)?, Claim { job, delivery }))
+        Some(Claim {
+            partition: parse_partition(partition)?,
+            job: LocalId::parse(job)?,
+            delivery,
+        })
+    }
+}
+
+/// Where jobs are: with it a local id is an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub mark: QueueMark,
+    pub partition: u16,
+}
+
+impl Origin {
+    pub fn of(queue: &QueueName, partition: u16) -> Self {
+        let mark = QueueMark::of(queue);
+        Self { mark, partition }
+    }
+
+    /// The id that clients see.
+    pub fn write_id(&self, job: LocalId, out: &mut BytesMut) {
+        out.put_slice(job.as_bytes());
+        out.put_u8(b'-');
+        put_base36(u64::from(self.partition), 0, out);
+        out.put_u8(b'-');
+        out.put_slice(&self.mark.0);
+    }
+
+    pub fn write_receipt(&self, job: LocalId, delivery: u32, out: &mut BytesMut) {
+        self.write_id(job, out);
+        out.put_u8(b':');
+        out.put_slice(itoa::Buffer::new().format(delivery).as_bytes());
     }
 }
 
@@ -190,29 +207,27 @@ mod tests {
         QueueMark::of(&QueueName::new(queue.as_bytes()).unwrap())
     }
 
+    fn origin(queue: &str, partition: u16) -> Origin {
+        let mark = mark(queue);
+        Origin { mark, partition }
+    }
+
     #[test]
     fn what_is_written_is_read() {
         for job in [b"hbx1wjzk2o0an" as &[u8], b"hbx1wjzk2o0aaaZn"] {
             let job = LocalId::parse(job).unwrap();
             for (partition, delivery) in [(0, 1), (35, 2), (36, 17), (u16::MAX, u32::MAX)] {
                 let (mut id, mut receipt) = (BytesMut::new(), BytesMut::new());
-                mark("orders").write_id(job, partition, &mut id);
-                mark("orders").write_receipt(job, partition, delivery, &mut receipt);
+                origin("orders", partition).write_id(job, &mut id);
+                origin("orders", partition).write_receipt(job, delivery, &mut receipt);
                 assert!(id.len() <= 40);
-                assert_eq!(
-                    mark("orders").parse(&id),
-                    Some((partition, Claim { job, delivery: None }))
-                );
-                assert_eq!(
-                    mark("orders").parse(&receipt),
-                    Some((
-                        partition,
-                        Claim {
-                            job,
-                            delivery: Some(delivery)
-                        }
-                    ))
-                );
+                let claim = |delivery| Claim {
+                    partition,
+                    job,
+                    delivery,
+                };
+                assert_eq!(mark("orders").parse(&id), Some(claim(None)));
+                assert_eq!(mark("orders").parse(&receipt), Some(claim(Some(delivery))));
                 assert_eq!(mark("others").parse(&receipt), None);
             }
         }
@@ -221,7 +236,7 @@ mod tests {
     #[test]
     fn anything_else_names_no_job() {
         let mut id = BytesMut::new();
-        mark("q").write_id(LocalId::parse(b"hbx1wjzk2o0an").unwrap(), 0, &mut id);
+        origin("q", 0).write_id(LocalId::parse(b"hbx1wjzk2o0an").unwrap(), &mut id);
         let id = String::from_utf8(id.to_vec()).unwrap();
         for name in [
             "",

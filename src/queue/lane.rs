@@ -8,15 +8,16 @@
 //! With nothing in flight a lane sends at once; else it gathers until the reply is here, and if it serves a crowd, a moment
 //! longer ([`super::pace`]).
 //! Each call carries the worker's next sequence number, so that Redis applies it once however often it is sent.
-//! Decides only: no I/O, no clock.
+//! Decides only: no I/O, no clock. Which of a queue's partitions something goes to is decided before, by
+//! [`super::queues`].
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::id::QueueMark;
-use super::operation::{Operation, QueueName};
+use super::id::Origin;
+use super::operation::{Operation, Priority, QueueName};
 use super::pace::Pace;
 use super::single::Single;
 use super::waiting::{Parked, Pops};
@@ -25,10 +26,14 @@ use crate::script::{Partition, Settings};
 
 /// A lane's place among its worker's lanes.
 pub type LaneKey = u32;
+/// A queue's place among those that its worker knows.
+pub type QueueKey = u32;
+/// Of a request whose parts go to several lanes.
+pub type FanKey = u32;
 
 /// Jobs that one call pushes, settles and pops, at most; larger gains nothing (benches/README.md, "batch size"),
 /// and a script of so many holds Redis for about a millisecond. A single request may have more: a `QMPUSH` is all or nothing.
-const BATCH_JOBS: usize = 250;
+pub const BATCH_JOBS: usize = 250;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
@@ -50,7 +55,38 @@ pub struct Entry {
     pub pipelined: bool,
 }
 
+impl Call {
+    /// It removes the queue.
+    pub fn drops(&self) -> bool {
+        matches!(self, Self::Single(Single::Drop | Single::DropPart { .. }))
+    }
+}
+
+impl From<Operation> for Work {
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::Pop(_) => Self::Pop,
+            operation => Self::Operation(operation),
+        }
+    }
+}
+
 impl Entry {
+    /// It removes the queue, or a part of it.
+    pub fn drops(&self) -> bool {
+        matches!(self.work, Work::Single(Single::Drop | Single::DropPart { .. }))
+    }
+
+    /// It has waited before, and comes before all others.
+    pub fn again(work: Work, to: To, since: Instant) -> Self {
+        Self {
+            work,
+            to,
+            since,
+            pipelined: false,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match &self.work {
             Work::Operation(Operation::Push(push)) => push.bytes(),
@@ -71,14 +107,17 @@ pub enum To {
     Pop(Asker),
     /// What watches over repeated jobs ([`super::crons`]).
     Keeper,
+    /// One part of a client's request, the others of which are in other lanes.
+    Part(FanKey, Option<ClientKey>),
     /// Nobody: jobs that go back.
     Nobody,
 }
 
 impl To {
-    fn client(self) -> Option<ClientKey> {
+    pub fn client(self) -> Option<ClientKey> {
         match self {
             Self::Asker(asker) | Self::ManyIds(asker) | Self::Pop(asker) => Some(asker.client),
+            Self::Part(_, client) => client,
             Self::Keeper | Self::Nobody => None,
         }
     }
@@ -110,16 +149,36 @@ pub enum Call {
     Single(Single),
 }
 
+/// Whether a partition other than 0 goes by the settings that partition 0 has, as far as this lane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    Sure,
+    /// Its settings are of another version, `seen`, than those known. Partition 0 is asked by a call later than `since` which
+    /// they are; until then nothing is sent.
+    Doubtful {
+        seen: Bytes,
+        since: u64,
+    },
+    /// Its settings are of an old version, or it was never opened. It gets those of partition 0 first of all.
+    Behind {
+        seen: Bytes,
+    },
+}
+
 #[derive(Debug)]
 pub struct Lane {
     pub queue: QueueName,
+    /// Its queue among those of this worker.
+    pub of: QueueKey,
+    pub origin: Origin,
     pub partition: Partition,
+    /// Its share of the queue's.
     pub settings: Settings,
-    pub mark: QueueMark,
+    pub trust: Trust,
+    /// The queue has this partition no longer: nothing more is sent.
+    pub retired: bool,
     pub waiting: VecDeque<Entry>,
     pub flight: Option<Flight>,
-    /// A call that was not done, as its settings were of an old version: it goes first, as it was.
-    pub again: Option<(Call, Askers)>,
     pub parked: Parked,
     /// How many parked pops may find a job now.
     pub hopeful: usize,
@@ -129,6 +188,9 @@ pub struct Lane {
     pub woken: bool,
     /// When the next job here is due, as far as the last reply knew.
     pub due: Option<Instant>,
+    /// Ready jobs, and the highest priority among them, as far as the last reply knew.
+    pub ready: u64,
+    pub top: Priority,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
     /// It stands among those that wait for their primary.
@@ -147,20 +209,24 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(queue: QueueName, partition: Partition, settings: Settings) -> Self {
+    pub fn new(queue: QueueName, of: QueueKey, origin: Origin, partition: Partition, settings: Settings) -> Self {
         Self {
-            mark: QueueMark::of(&queue),
             queue,
+            of,
+            origin,
             partition,
             settings,
+            trust: Trust::Sure,
+            retired: false,
             waiting: VecDeque::new(),
             flight: None,
-            again: None,
             parked: Parked::default(),
             hopeful: 0,
             registered: false,
             woken: false,
             due: None,
+            ready: 0,
+            top: Priority::Normal,
             listed: false,
             stalled: false,
             pace: Pace::default(),
@@ -194,7 +260,7 @@ impl Lane {
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty()
             && self.flight.is_none()
-            && self.again.is_none()
+            && self.trust == Trust::Sure
             && self.parked.live() == 0
             && !self.woken
     }
@@ -216,7 +282,7 @@ impl Lane {
     /// Until when the next call is held for those who are about to ask; `None`: it is not.
     pub fn holds(&self, now: Instant) -> Option<Instant> {
         let gathered = self.waiting.len() + self.hopeful;
-        match self.flight.is_none() && self.again.is_none() && gathered > 0 {
+        match self.flight.is_none() && gathered > 0 {
             true => self.pace.holds(gathered, now),
             false => None,
         }
@@ -231,11 +297,16 @@ impl Lane {
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.
     pub fn next_call(&mut self, pops: &mut Pops) -> Option<(Call, Askers)> {
-        if self.flight.is_some() {
+        if self.flight.is_some() || self.retired {
             return None;
         }
-        if self.again.is_some() {
-            return self.again.take();
+        if self.settings.dropping {
+            return self.next_of_drop();
+        }
+        match &self.trust {
+            Trust::Sure => {}
+            Trust::Doubtful { .. } => return None,
+            Trust::Behind { seen } => return Some((Call::Single(Single::Copy { seen: seen.clone() }), Vec::new())),
         }
         // A parked pop of which Redis knows nothing would sleep beside a ready job.
         if self.parked.live() > 0 && !self.registered {
@@ -246,13 +317,9 @@ impl Lane {
             return None;
         }
         if matches!(self.waiting.front(), Some(entry) if matches!(entry.work, Work::Single(_)))
-            && let Some(entry) = self.waiting.pop_front()
+            && let Some(call) = self.take_single(0)
         {
-            self.pipelined -= usize::from(entry.pipelined);
-            self.waiting_bytes -= entry.bytes();
-            if let Work::Single(single) = entry.work {
-                return Some((Call::Single(single), vec![(entry.to, entry.since)]));
-            }
+            return Some(call);
         }
         self.woken = false;
         let batch = self.gather(pops);
@@ -264,6 +331,41 @@ impl Lane {
             },
             batch.to,
         ))
+    }
+
+    /// While the queue is being dropped nothing else is done: it would be lost with it, though it came later.
+    fn next_of_drop(&mut self) -> Option<(Call, Askers)> {
+        let at = self.waiting.iter().position(Entry::drops)?;
+        self.take_single(at)
+    }
+
+    fn take_single(&mut self, at: usize) -> Option<(Call, Askers)> {
+        let entry = self.waiting.remove(at)?;
+        self.pipelined -= usize::from(entry.pipelined);
+        self.waiting_bytes -= entry.bytes();
+        match entry.work {
+            Work::Single(single) => Some((Call::Single(single), vec![(entry.to, entry.since)])),
+            Work::Operation(_) | Work::Pop => None,
+        }
+    }
+
+    /// What a call carried that was not done waits again, before all others and in its order.
+    pub fn take_back(&mut self, call: Call, to: Askers) {
+        // It may have been made for no other reason than that this worker was called.
+        self.woken |= matches!(call, Call::Batch { .. });
+        let works: Vec<_> = match call {
+            Call::Batch { operations, .. } => operations.into_iter().map(Work::from).collect(),
+            Call::Single(single) => single.anew().into_iter().map(Work::Single).collect(),
+        };
+        for (work, (to, since)) in works.into_iter().zip(to).rev() {
+            // As if they were of pipelines, as some may be.
+            self.push_front(Entry {
+                work,
+                to,
+                since,
+                pipelined: true,
+            });
+        }
     }
 
     // Gathering a batch:

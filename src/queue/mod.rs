@@ -23,4 +23,5 @@ pub mod queues;
 pub mod reply;
 pub mod settings;
 pub mod single;
+pub mod spread;
 pub mod waiting;

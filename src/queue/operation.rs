@@ -178,6 +178,7 @@ pub struct Pop {
 /// A job as named by a client: by its id alone, or by a receipt, which names one delivery of it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
+    pub partition: u16,
     pub job: LocalId,
     pub delivery: Option<u32>,
 }
@@ -245,6 +246,37 @@ impl Operation {
             Self::Push(push) => Some(push),
             Self::Tick(tick) => Some(&tick.push),
             _ => None,
+        }
+    }
+
+    /// The jobs that a client names.
+    pub fn claims(&self) -> &[Claim] {
+        match self {
+            Self::Ack(claims) | Self::Extend { claims, .. } | Self::Lapse(claims) => claims,
+            Self::Finish(finish) => &finish.claims,
+            Self::Nack(nack) => &nack.claims,
+            Self::Push(_) | Self::Tick(_) | Self::Return(_) | Self::Pop(_) => &[],
+        }
+    }
+
+    /// The same of these jobs alone.
+    pub fn of(&self, claims: Vec<Claim>) -> Self {
+        match self {
+            Self::Ack(_) => Self::Ack(claims),
+            Self::Lapse(_) => Self::Lapse(claims),
+            Self::Extend { lease, .. } => Self::Extend { claims, lease: *lease },
+            Self::Finish(Finish { result, ttl, .. }) => Self::Finish(Finish {
+                claims,
+                result: result.clone(),
+                ttl: *ttl,
+            }),
+            Self::Nack(Nack { delay, error, dead, .. }) => Self::Nack(Nack {
+                claims,
+                delay: *delay,
+                error: error.clone(),
+                dead: *dead,
+            }),
+            Self::Push(_) | Self::Tick(_) | Self::Return(_) | Self::Pop(_) => self.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::operation::{
     Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, QueueName, Start, State, Unique,
 };
 use super::payload::Payload;
+use super::reply::Reply;
 use super::settings::{Pause, Settings};
 use super::single::{CronCall, Single};
 use crate::command::Verb;
@@ -64,10 +65,17 @@ pub enum Ask {
     /// `QRESULT`.
     Result {
         queue: QueueName,
+        partition: u16,
         job: LocalId,
         block: Option<Block>,
     },
-    /// What is asked alone, not in a batch.
+    /// What is asked of jobs by their names, each once: of exactly one, if the reply is not how many.
+    About {
+        queue: QueueName,
+        jobs: Vec<Claim>,
+        what: About,
+    },
+    /// What is asked of a queue as a whole.
     Single {
         queue: QueueName,
         single: Single,
@@ -94,7 +102,57 @@ impl Ask {
             | Self::Settle { queue, .. }
             | Self::NoJob { queue, .. }
             | Self::Result { queue, .. }
+            | Self::About { queue, .. }
             | Self::Single { queue, .. } => queue,
+        }
+    }
+
+    /// The last of the partitions that it names. `None`: it names none.
+    pub fn last_partition(&self) -> Option<u16> {
+        let last = |claims: &[Claim]| claims.iter().map(|claim| claim.partition).max();
+        match self {
+            Self::Settle { operation, .. } => last(operation.claims()),
+            Self::About { jobs, .. } => last(jobs),
+            Self::Result { partition, .. } => Some(*partition),
+            Self::Single { single, .. } => Some(single.partition()),
+            Self::Push { .. } | Self::Pop(_) | Self::NoJob { .. } => None,
+        }
+    }
+}
+
+/// What is asked of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    View,
+    Explanation,
+    Delete,
+    Redrive,
+    Promote,
+}
+
+impl About {
+    /// Asked of none.
+    pub fn nothing(self) -> Reply {
+        match self {
+            Self::View => Reply::NoView,
+            Self::Explanation => Reply::Explanation(None, Pause::default()),
+            Self::Delete | Self::Redrive | Self::Promote => Reply::Integer(0),
+        }
+    }
+
+    /// Asked of these, at least one and all of one partition.
+    pub fn single(self, claims: &[Claim]) -> Single {
+        let revive = |whom| Single::Revive { whom, revived: 0 };
+        let jobs = || claims.iter().map(|claim| claim.job).collect();
+        match self {
+            Self::View => Single::Job(claims[0].job),
+            Self::Explanation => Single::Explain(claims[0].job),
+            Self::Delete => Single::Delete {
+                jobs: jobs(),
+                removed: 0,
+            },
+            Self::Redrive => revive(Revive::DeadIds(jobs())),
+            Self::Promote => revive(Revive::DelayedIds(jobs())),
         }
     }
 }
@@ -142,15 +200,15 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Len => alone(&mut words, Single::Len),
         Verb::Stats => alone(&mut words, Single::Stats),
         Verb::Peek => peek(&mut words),
-        Verb::Job => job(&mut words, Single::Job, Unknown::View),
-        Verb::Explain => job(&mut words, Single::Explain, Unknown::Explanation),
-        Verb::Delete => delete(&mut words),
+        Verb::Job => job(&mut words, About::View, Unknown::View),
+        Verb::Explain => job(&mut words, About::Explanation, Unknown::Explanation),
+        Verb::Delete => about(&mut words, About::Delete),
         Verb::Purge => purge(&mut words),
         Verb::Config => config(&mut words),
         Verb::Pause => pause(&mut words),
-        Verb::Resume => alone(&mut words, Single::Configure(Settings::resuming())),
+        Verb::Resume => alone(&mut words, Single::configure(Settings::resuming())),
         Verb::Redrive => redrive(&mut words),
-        Verb::Promote => promote(&mut words),
+        Verb::Promote => about(&mut words, About::Promote),
         Verb::Result => result(&mut words),
         Verb::Drop => alone(&mut words, Single::Drop),
         Verb::Check => check(&mut words),
@@ -403,8 +461,13 @@ fn result(words: &mut Words) -> Result<Ask, Refusal> {
             _ => return Err(words.unknown(&option)),
         }
     }
-    Ok(match claim(&QueueMark::of(&queue), name) {
-        Some(Claim { job, .. }) => Ask::Result { queue, job, block },
+    Ok(match QueueMark::of(&queue).parse(name) {
+        Some(Claim { partition, job, .. }) => Ask::Result {
+            queue,
+            partition,
+            job,
+            block,
+        },
         None => Ask::NoJob {
             queue,
             unknown: Unknown::Result,
@@ -472,24 +535,24 @@ fn peek(words: &mut Words) -> Result<Ask, Refusal> {
     Ok(Ask::Single { queue, single })
 }
 
-fn job(words: &mut Words, about: fn(LocalId) -> Single, unknown: Unknown) -> Result<Ask, Refusal> {
+fn job(words: &mut Words, what: About, unknown: Unknown) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let name = words.required()?;
     words.nothing_more()?;
-    Ok(match claim(&QueueMark::of(&queue), name) {
-        Some(claim) => Ask::Single {
+    Ok(match QueueMark::of(&queue).parse(name) {
+        Some(claim) => Ask::About {
             queue,
-            single: about(claim.job),
+            jobs: vec![claim],
+            what,
         },
         None => Ask::NoJob { queue, unknown },
     })
 }
 
-fn delete(words: &mut Words) -> Result<Ask, Refusal> {
+fn about(words: &mut Words, what: About) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
     let jobs = words.jobs(&queue)?;
-    let single = Single::Delete { jobs, removed: 0 };
-    Ok(Ask::Single { queue, single })
+    Ok(Ask::About { queue, jobs, what })
 }
 
 fn purge(words: &mut Words) -> Result<Ask, Refusal> {
@@ -532,7 +595,7 @@ fn config(words: &mut Words) -> Result<Ask, Refusal> {
         let value = words.value(&shown(field))?;
         changes.push(Settings::change(field, value).map_err(|wrong| format!("ERR {wrong}"))?);
     }
-    let single = Single::Configure(changes);
+    let single = Single::configure(changes);
     Ok(Ask::Single { queue, single })
 }
 
@@ -545,7 +608,7 @@ fn pause(words: &mut Words) -> Result<Ask, Refusal> {
         Some(option) => return Err(words.unknown(option)),
     };
     words.nothing_more()?;
-    let single = Single::Configure(Settings::pausing(pause));
+    let single = Single::configure(Settings::pausing(pause));
     Ok(Ask::Single { queue, single })
 }
 
@@ -560,22 +623,19 @@ fn redrive(words: &mut Words) -> Result<Ask, Refusal> {
             words.nothing_more()?;
             Revive::Dead(count)
         }
-        _ => Revive::DeadIds(words.jobs(&queue)?),
+        _ => {
+            let jobs = words.jobs(&queue)?;
+            let what = About::Redrive;
+            return Ok(Ask::About { queue, jobs, what });
+        }
     };
-    let single = Single::Revive { whom, revived: 0 };
-    Ok(Ask::Single { queue, single })
-}
-
-fn promote(words: &mut Words) -> Result<Ask, Refusal> {
-    let queue = words.queue()?;
-    let whom = Revive::DelayedIds(words.jobs(&queue)?);
     let single = Single::Revive { whom, revived: 0 };
     Ok(Ask::Single { queue, single })
 }
 
 fn check(words: &mut Words) -> Result<Ask, Refusal> {
     let queue = words.queue()?;
-    let (mut place, mut repair) = (Place::FIRST, false);
+    let (mut place, mut repair) = (Place::first_of(0), false);
     let mut seen = Seen::default();
     while let Some(option) = words.option() {
         seen.once(&option)?;
@@ -725,7 +785,7 @@ impl<'a> Words<'a> {
     fn claims(&mut self, queue: &QueueName, options: &[&str]) -> Result<Vec<Claim>, Refusal> {
         let mut claims = Vec::with_capacity(1);
         let mark = QueueMark::of(queue);
-        claims.extend(claim(&mark, self.required()?));
+        claims.extend(mark.parse(self.required()?));
         while self.left() > 0 {
             let word = self.request.arg(self.next);
             if options
@@ -735,16 +795,16 @@ impl<'a> Words<'a> {
                 break;
             }
             self.next += 1;
-            claims.extend(claim(&mark, word));
+            claims.extend(mark.parse(word));
         }
         Ok(claims)
     }
 
     /// All words that are left, as jobs, each once.
-    fn jobs(&mut self, queue: &QueueName) -> Result<Vec<LocalId>, Refusal> {
-        let mut jobs: Vec<_> = self.claims(queue, &[])?.iter().map(|claim| claim.job).collect();
-        jobs.sort_unstable();
-        jobs.dedup();
+    fn jobs(&mut self, queue: &QueueName) -> Result<Vec<Claim>, Refusal> {
+        let mut jobs = self.claims(queue, &[])?;
+        jobs.sort_unstable_by_key(|claim| (claim.partition, claim.job));
+        jobs.dedup_by_key(|claim| (claim.partition, claim.job));
         Ok(jobs)
     }
 
@@ -794,13 +854,6 @@ impl<'a> Words<'a> {
         let command = shown(&self.request.name().to_ascii_lowercase());
         format!("ERR unknown option '{option}' for '{command}'")
     }
-}
-
-/// A job by its id or a receipt; every queue has one partition for now.
-fn claim(mark: &QueueMark, name: &[u8]) -> Option<Claim> {
-    mark.parse(name)
-        .filter(|(partition, _)| *partition == 0)
-        .map(|(_, claim)| claim)
 }
 
 /// Which options a command has had.

@@ -1,11 +1,17 @@
 //! All queues as one worker sees them: requests come in, calls go out, replies come back, answers go to their askers.
 //!
 //! A state machine without I/O, clock or threads: it is told the time, hands its calls to whoever sends them, and lays its
-//! answers down for whoever writes them. One lane a queue; what a lane gathers and when it sends is in [`super::lane`],
-//! who waits is in [`super::waiting`], what Redis does with a call is in `src/script`.
+//! answers down for whoever writes them. A queue has one lane for each of its partitions ([`partitions`]); which of them a
+//! push or a pop goes to is in [`turn`], what goes to several at once in [`fans`]. What a lane gathers and when it sends is in
+//! [`super::lane`], who waits is in [`super::waiting`], what Redis does with a call is in `src/script`.
+
+mod fans;
+mod keeping;
+mod partitions;
+mod turn;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,21 +20,24 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::awaiting::Awaiting;
-use super::cron::Repeated;
-use super::crons::{Crons, Wants};
+use super::crons::Crons;
 use super::id::LocalId;
-use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, To, Work};
-use super::operation::{Claim, Operation, QueueName, Return, Tick};
+use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, QueueKey, To, Trust, Work};
+use super::operation::{Claim, Operation, Push, QueueName, Return};
 use super::parse::{Ask, Block, PopAsk, Unknown};
 use super::reply::{Popped, Reply};
-use super::settings::Pause;
-use super::single::{CronCall, News, Single, Step};
+use super::settings::{Change, Pause, SPREAD};
+use super::single::{CronCall, Elsewhere, Single, Step};
+use super::spread::{Primaries, Spread};
 use super::waiting::{Patience, PopRequest, Pops};
 use crate::asker::Asker;
 use crate::config::Config;
 use crate::script::batch::{self, Batch, BatchReply};
 use crate::script::wake::Wake;
-use crate::script::{CallError, Changed, Job, Outcome, Partition, Scripts, Settings, Standing};
+use crate::script::{CallError, Changed, Job, Outcome, Scripts, Standing};
+
+use fans::{Fan, Fans};
+use partitions::{Errand, Queue, default_partitions};
 
 /// Lanes that nobody uses are looked for when there are more than so many.
 const IDLE_LANES: usize = 1024;
@@ -59,8 +68,14 @@ pub struct Queues {
     scripts: Arc<Scripts>,
     /// Names this worker's lanes in Redis.
     worker: String,
+    /// Where partitions can be.
+    primaries: Primaries,
     lanes: Slab<Lane>,
-    by_name: HashMap<QueueName, LaneKey, ahash::RandomState>,
+    queues: Slab<Queue>,
+    by_name: HashMap<QueueName, QueueKey, ahash::RandomState>,
+    fans: Fans,
+    /// Pushes that some partitions have refused as full, and how many have.
+    refused: HashMap<Asker, u16, ahash::RandomState>,
     pops: Pops,
     awaiting: Awaiting,
     /// `None`: another worker of this proxy keeps them.
@@ -94,8 +109,12 @@ impl Queues {
             config,
             scripts,
             worker,
+            primaries: Primaries::one(),
             lanes: Slab::new(),
+            queues: Slab::new(),
             by_name: HashMap::default(),
+            fans: Fans::default(),
+            refused: HashMap::default(),
             pops: Pops::default(),
             awaiting: Awaiting::default(),
             crons: None,
@@ -121,47 +140,135 @@ impl Queues {
         self.crons = Some(Crons::new(now));
     }
 
+    /// The cluster's primaries, by which new partitions are placed.
+    pub fn know_primaries(&mut self, primaries: Primaries) {
+        self.primaries = primaries;
+        for (_, queue) in &mut self.queues {
+            queue.settings.partitions = default_partitions(&self.config, &self.primaries, &queue.name);
+        }
+    }
+
     /// A client's request. `pipelined`: it has sent others before, which have no reply yet.
     pub fn ask(&mut self, asker: Asker, ask: Ask, pipelined: bool, now: Instant) {
-        let (queue, work, to) = match ask {
-            Ask::Pop(pop) => return self.ask_pop(asker, pop, pipelined, now),
-            Ask::Push { queue, mut push, many } => {
-                let lane = self.lane(&queue);
-                let over = self.lanes[lane as usize].settings.compress_over;
-                push.payloads.iter_mut().for_each(|payload| payload.pack(over));
-                let to = if many { To::ManyIds(asker) } else { To::Asker(asker) };
-                (queue, Work::Operation(Operation::Push(push)), to)
+        let queue = self.queue(ask.queue());
+        match ask.last_partition() {
+            Some(last) if self.lane_of(queue, last).is_none() => {
+                let ask = Box::new(ask);
+                self.put_off(queue, Errand::Ask { asker, ask, pipelined }, now);
             }
-            Ask::Settle { queue, operation } => {
-                if claims_nothing(&operation) {
-                    return self.answer(asker, Reply::Integer(0));
-                }
-                (queue, Work::Operation(operation), To::Asker(asker))
-            }
-            Ask::Result { queue, job, block } => return self.ask_result(asker, &queue, job, block, now),
-            Ask::NoJob { unknown, .. } => {
-                let reply = match unknown {
-                    Unknown::View => Reply::NoView,
-                    Unknown::Result => Reply::Nothing,
-                    Unknown::Explanation => Reply::Explanation(None, Pause::default()),
-                };
-                return self.answer(asker, reply);
-            }
-            Ask::Single { single, .. } if single.names_nothing() => return self.answer(asker, Reply::Integer(0)),
-            Ask::Single { queue, single } => (queue, Work::Single(single), To::Asker(asker)),
-        };
-        let lane = self.lane(&queue);
-        self.lanes[lane as usize].push(Entry {
+            _ => self.ask_known(queue, asker, ask, pipelined, now),
+        }
+    }
+
+    /// A request all of whose partitions are known, or are none of this queue.
+    fn ask_known(&mut self, queue: QueueKey, asker: Asker, ask: Ask, pipelined: bool, now: Instant) {
+        let entry = |work| Entry {
             work,
-            to,
+            to: To::Asker(asker),
             since: now,
             pipelined,
-        });
+        };
+        match ask {
+            Ask::Pop(pop) => self.ask_pop(asker, pop, pipelined, now),
+            Ask::Push { push, many, .. } => {
+                let to = if many { To::ManyIds(asker) } else { To::Asker(asker) };
+                self.enter_push(queue, push, to, pipelined, now);
+            }
+            Ask::Settle { operation, .. } => match self.lane_of_all(queue, operation.claims()) {
+                Some(lane) => self.enter(lane, entry(Work::Operation(operation))),
+                None => {
+                    let claims = operation.claims().to_vec();
+                    let work = |claims| Work::Operation(operation.of(claims));
+                    self.ask_parts(queue, claims, work, Reply::Integer(0), entry);
+                }
+            },
+            Ask::About { jobs, what, .. } => {
+                let work = |claims: Vec<Claim>| Work::Single(what.single(&claims));
+                self.ask_parts(queue, jobs, work, what.nothing(), entry);
+            }
+            Ask::Result {
+                partition, job, block, ..
+            } => match self.lane_of(queue, partition) {
+                Some(lane) => self.ask_result(asker, lane, job, block, now),
+                None => self.answer(asker, Reply::Nothing),
+            },
+            Ask::NoJob { unknown, .. } => self.answer(asker, of_no_job(unknown)),
+            Ask::Single { single, .. } => match self.lane_of(queue, single.partition()) {
+                Some(lane) => self.enter(lane, entry(Work::Single(single))),
+                None => self.answer(asker, single.of_nothing(&self.queues[queue as usize].settings)),
+            },
+        }
+    }
+
+    /// The lane of the one partition where all of these are.
+    fn lane_of_all(&self, queue: QueueKey, claims: &[Claim]) -> Option<LaneKey> {
+        let first = claims.first()?.partition;
+        let all = claims.iter().all(|claim| claim.partition == first);
+        self.lane_of(queue, first).filter(|_| all)
+    }
+
+    /// What is asked about jobs goes to their partitions. `nothing`: the reply, if they are in none of this queue's.
+    fn ask_parts(
+        &mut self,
+        queue: QueueKey,
+        mut claims: Vec<Claim>,
+        work: impl Fn(Vec<Claim>) -> Work,
+        nothing: Reply,
+        entry: impl Fn(Work) -> Entry,
+    ) {
+        let to = entry(Work::Pop).to;
+        let known = self.queues[queue as usize].lanes.len();
+        claims.retain(|claim| usize::from(claim.partition) < known);
+        if let Some(lane) = self.lane_of_all(queue, &claims) {
+            return self.enter(lane, entry(work(claims)));
+        }
+        let parts: Vec<_> = by_partition(claims)
+            .into_iter()
+            .map(|(partition, claims)| (partition, entry(work(claims))))
+            .collect();
+        match parts.first() {
+            None => self.reply_to(to, nothing),
+            Some((_, first)) => self.fan_out(Fan::new(first.to, queue, parts.len(), first.since), parts),
+        }
+    }
+
+    /// A push goes to the partition where its jobs belong, or to the one whose turn it is.
+    fn enter_push(&mut self, queue: QueueKey, mut push: Push, to: To, pipelined: bool, since: Instant) {
+        self.open(queue, since);
+        let known = &self.queues[queue as usize];
+        let spread = known.settings.spread.as_ref();
+        if spread.is_some_and(|spread| spread.refuses(&push.options)) {
+            let line = format!(
+                "ERR UNIQUE and GROUP exclude each other in queue '{}', which has several partitions: the key is judged in one, \
+                 and the group in another",
+                known.name
+            );
+            return self.refuse(to, line.into(), since);
+        }
+        let over = known.settings.compress_over;
+        push.payloads.iter_mut().for_each(|payload| payload.pack(over));
+        let lane = match spread.and_then(|spread| spread.partition_of(&push.options)) {
+            Some(partition) => known.lanes[usize::from(partition)],
+            None => self.push_lane(queue),
+        };
+        let work = Work::Operation(Operation::Push(push));
+        self.enter(
+            lane,
+            Entry {
+                work,
+                to,
+                since,
+                pipelined,
+            },
+        );
+    }
+
+    fn enter(&mut self, lane: LaneKey, entry: Entry) {
+        self.lanes[lane as usize].push(entry);
         self.list(lane);
     }
 
-    fn ask_result(&mut self, asker: Asker, queue: &QueueName, job: LocalId, block: Option<Block>, now: Instant) {
-        let lane = self.lane(queue);
+    fn ask_result(&mut self, asker: Asker, lane: LaneKey, job: LocalId, block: Option<Block>, now: Instant) {
         if let Some(block) = block {
             self.awaiting.insert(asker, lane, job, Patience::of(Some(block), now));
         }
@@ -169,13 +276,8 @@ impl Queues {
     }
 
     fn look_for_result(&mut self, asker: Asker, lane: LaneKey, job: LocalId, waits: bool, now: Instant) {
-        self.lanes[lane as usize].push(Entry {
-            work: Work::Single(Single::Result { job, waits }),
-            to: To::Asker(asker),
-            since: now,
-            pipelined: false,
-        });
-        self.list(lane);
+        let work = Work::Single(Single::Result { job, waits });
+        self.enter(lane, Entry::again(work, To::Asker(asker), now));
     }
 
     /// This job has ended, or its end may have been missed: those who wait for it ask again.
@@ -186,7 +288,11 @@ impl Queues {
     }
 
     fn ask_pop(&mut self, asker: Asker, ask: PopAsk, pipelined: bool, now: Instant) {
-        let lanes: SmallVec<[LaneKey; 1]> = ask.queues.iter().map(|queue| self.lane(queue)).collect();
+        let mut lanes = SmallVec::new();
+        for name in &ask.queues {
+            let queue = self.queue(name);
+            self.pop_lanes(queue, &mut lanes);
+        }
         let patience = Patience::of(ask.block, now);
         self.pops.insert(
             asker,
@@ -207,34 +313,51 @@ impl Queues {
         self.ask_lane(asker, pipelined, now);
     }
 
-    /// Asks the queue whose turn it is, or parks without asking where others are parked and would have been served first.
+    /// Asks the lane whose turn it is, or passes it over where others are parked and would have been served first.
     fn ask_lane(&mut self, asker: Asker, pipelined: bool, now: Instant) {
-        let Some(request) = self.pops.get(&asker) else { return };
-        let key = request.lanes[request.at];
-        let lane = &mut self.lanes[key as usize];
-        let behind_others =
-            lane.registered && lane.parked.live() > 0 && lane.hopeful == 0 && lane.waiting.is_empty() && !pipelined;
-        if behind_others && request.may_park() {
-            return self.found_nothing(asker, now);
+        let Some(request) = self.pops.get_mut(&asker) else {
+            return;
+        };
+        loop {
+            let key = request.lanes[request.at];
+            let lane = &mut self.lanes[key as usize];
+            let behind_others =
+                lane.registered && lane.parked.live() > 0 && lane.hopeful == 0 && lane.waiting.is_empty() && !pipelined;
+            if !(behind_others && request.may_park()) {
+                let entry = Entry {
+                    work: Work::Pop,
+                    to: To::Pop(asker),
+                    since: now,
+                    pipelined,
+                };
+                return self.enter(key, entry);
+            }
+            if request.is_at_last() {
+                return self.park(asker, now);
+            }
+            request.at += 1;
         }
-        lane.push(Entry {
-            work: Work::Pop,
-            to: To::Pop(asker),
-            since: now,
-            pipelined,
-        });
-        self.list(key);
     }
 
-    /// Nothing in the queue that was asked: the next one, or park, or say so.
+    /// Nothing in the lane that was asked: the next one, or park, or say so.
     fn found_nothing(&mut self, asker: Asker, now: Instant) {
         let Some(request) = self.pops.get_mut(&asker) else {
             return;
         };
-        if !request.is_at_last() {
-            request.at += 1;
-            return self.ask_lane(asker, false, now);
+        match request.is_at_last() {
+            true => self.park(asker, now),
+            false => {
+                request.at += 1;
+                self.ask_lane(asker, false, now);
+            }
         }
+    }
+
+    /// There is nothing in any lane.
+    fn park(&mut self, asker: Asker, now: Instant) {
+        let Some(request) = self.pops.get(&asker) else {
+            return;
+        };
         let waits = match request.patience {
             Patience::None => false,
             Patience::Until(end) => end > now,
@@ -268,24 +391,35 @@ impl Queues {
         true
     }
 
-    /// Jobs that were popped and did not reach their client's socket.
-    pub fn give_back(&mut self, queue: &QueueName, returns: Vec<Return>, now: Instant) {
-        self.for_nobody(queue, Operation::Return(returns), now);
+    /// Jobs of one partition that were popped and did not reach their client's socket.
+    pub fn give_back(&mut self, queue: &QueueName, partition: u16, returns: Vec<Return>, now: Instant) {
+        let queue = self.queue(queue);
+        match self.lane_of(queue, partition) {
+            Some(lane) => self.for_nobody(lane, Operation::Return(returns), now),
+            None => self.put_off(queue, Errand::GiveBack { partition, returns }, now),
+        }
     }
 
     /// Jobs that were bound to a connection which is closed.
     pub fn lapse(&mut self, queue: &QueueName, claims: Vec<Claim>, now: Instant) {
-        self.for_nobody(queue, Operation::Lapse(claims), now);
+        let queue = self.queue(queue);
+        let last = claims.iter().map(|claim| claim.partition).max();
+        match last.is_some_and(|last| self.lane_of(queue, last).is_none()) {
+            true => self.put_off(queue, Errand::Lapse(claims), now),
+            false => self.lapse_known(queue, claims, now),
+        }
     }
 
-    fn for_nobody(&mut self, queue: &QueueName, operation: Operation, now: Instant) {
-        let lane = self.lane(queue);
-        self.lanes[lane as usize].push_front(Entry {
-            work: Work::Operation(operation),
-            to: To::Nobody,
-            since: now,
-            pipelined: false,
-        });
+    fn lapse_known(&mut self, queue: QueueKey, claims: Vec<Claim>, now: Instant) {
+        for (partition, claims) in by_partition(claims) {
+            if let Some(lane) = self.lane_of(queue, partition) {
+                self.for_nobody(lane, Operation::Lapse(claims), now);
+            }
+        }
+    }
+
+    fn for_nobody(&mut self, lane: LaneKey, operation: Operation, now: Instant) {
+        self.lanes[lane as usize].push_front(Entry::again(Work::Operation(operation), To::Nobody, now));
         self.list(lane);
     }
 
@@ -304,12 +438,13 @@ impl Queues {
     }
 
     /// It gathers on until [`Self::resume`].
-    pub fn stall(&mut self, key: LaneKey) {
+    pub fn stall(&mut self, key: LaneKey, now: Instant) {
         let lane = &mut self.lanes[key as usize];
         if !lane.stalled {
             lane.stalled = true;
             self.stalled.push(key);
         }
+        self.step_aside(key, now);
     }
 
     /// Some of the lanes that were stalled may be able to call.
@@ -322,25 +457,24 @@ impl Queues {
 
     /// The lane's next call, if it has one to make.
     pub fn call(&mut self, key: LaneKey, now: Instant) -> Option<Bytes> {
+        let lane = &self.lanes[key as usize];
+        if lane.settings.dropping && !lane.waiting.is_empty() {
+            self.finish_drop(lane.of, now);
+        }
         let lane = &mut self.lanes[key as usize];
         let (call, to) = lane.next_call(&mut self.pops)?;
         for asker in std::mem::take(&mut lane.taken) {
-            let lanes = self.pops.get(&asker).map(|request| request.lanes.clone());
-            for other in lanes.into_iter().flatten().filter(|other| *other != key) {
-                self.lanes[other as usize].parked.left(&self.pops);
-            }
+            self.left_others(key, asker);
         }
-        let lane = &mut self.lanes[key as usize];
         self.sequence += 1;
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        let jitter = (self.jitter >> 11) as f64 / (1u64 << 53) as f64;
+        let jitter = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
+        let lane = &mut self.lanes[key as usize];
+        let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+        let (queue, batch) = (lane.of, matches!(call, Call::Batch { .. }));
         if let Call::Batch { operations, .. } = &call {
             self.tally.batches += 1;
             self.tally.batched += operations.len() as u64;
         }
-        let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
         lane.pace.sent();
         self.flights += 1;
         lane.flight = Some(Flight {
@@ -351,7 +485,25 @@ impl Queues {
             bytes: bytes.clone(),
         });
         self.count(key);
+        if batch {
+            self.turn_sent(queue);
+        }
         Some(bytes)
+    }
+
+    /// It is parked in this lane no longer, and so in no other.
+    fn left_others(&mut self, key: LaneKey, asker: Asker) {
+        let lanes = self.pops.get(&asker).map(|request| request.lanes.clone());
+        for other in lanes.into_iter().flatten().filter(|other| *other != key) {
+            self.lanes[other as usize].parked.left(&self.pops);
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        self.jitter
     }
 
     fn hold(&mut self, key: LaneKey, end: Instant) {
@@ -386,28 +538,19 @@ impl Queues {
         self.flights -= 1;
         let answered_before = self.answers.len();
         let took = now.saturating_duration_since(flight.sent);
-        if let Some(changed) = Changed::read(&reply) {
-            return match changed {
-                Ok(changed) => self.start_over(key, flight.call, flight.to, changed),
-                Err(error) => self.fail(&flight.to, &error.into(), now),
-            };
-        }
-        let failed = match flight.call {
-            Call::Batch { operations, parked } => match batch::decode(&operations, &lane.settings, reply) {
-                Ok(reply) => {
-                    self.settle_batch(key, &operations, flight.to, parked, reply, now);
-                    None
-                }
-                Err(error) => Some((flight.to, error)),
-            },
-            Call::Single(single) => {
-                let to = flight.to.first().copied().unwrap_or((To::Nobody, now));
-                let settled = self.settle_single(key, single, to, reply, now);
-                settled.err().map(|error| (flight.to, error))
-            }
+        let (queue, partition, retired) = (lane.of, lane.origin.partition, lane.retired);
+        let failed = match Changed::read(&reply) {
+            Some(Ok(changed)) => return self.start_over(key, flight.call, flight.to, changed, now),
+            Some(Err(error)) => Some((flight.call, flight.to, error.into())),
+            None => self.settle_call(key, flight.call, flight.to, reply, now),
         };
-        if let Some((to, error)) = failed {
-            self.fail(&to, &error, now);
+        if let Some((call, to, error)) = failed {
+            self.fail(key, &call, &to, &error, now);
+        } else if !retired {
+            self.turn_replied(queue, partition);
+            if partition == 0 {
+                self.confirmed(queue, flight.sequence, now);
+            }
         }
         let mut clients = self.answers[answered_before..]
             .iter()
@@ -419,9 +562,41 @@ impl Queues {
         }
         self.lanes[key as usize].replied(answered, took, now);
         self.list(key);
+        if retired {
+            self.scatter(key, now);
+        }
     }
 
-    fn fail(&mut self, to: &[(To, Instant)], error: &CallError, now: Instant) {
+    /// What a call came to is dealt out. Gives it back if the reply says that it failed.
+    fn settle_call(
+        &mut self,
+        key: LaneKey,
+        call: Call,
+        to: Askers,
+        reply: Bytes,
+        now: Instant,
+    ) -> Option<(Call, Askers, CallError)> {
+        match call {
+            Call::Batch { operations, parked } => {
+                let settings = &self.lanes[key as usize].settings;
+                match batch::decode(&operations, settings, reply) {
+                    Ok(reply) => {
+                        self.settle_batch(key, operations, to, parked, reply, now);
+                        None
+                    }
+                    Err(error) => Some((Call::Batch { operations, parked }, to, error)),
+                }
+            }
+            Call::Single(single) => {
+                let asked = single.clone();
+                let asker = to.first().copied().unwrap_or((To::Nobody, now));
+                let settled = self.settle_single(key, single, asker, reply, now);
+                settled.err().map(|error| (Call::Single(asked), to, error))
+            }
+        }
+    }
+
+    fn fail(&mut self, key: LaneKey, call: &Call, to: &[(To, Instant)], error: &CallError, now: Instant) {
         let line = match error {
             CallError::Refused(line) => line.clone(),
             CallError::BadReply(_) => Bytes::from(format!("ERR unexpected reply from Redis: {error}")),
@@ -429,12 +604,27 @@ impl Queues {
         for (to, _) in to {
             self.refuse(*to, line.clone(), now);
         }
+        let lane = &self.lanes[key as usize];
+        let (queue, partition, retired) = (lane.of, lane.origin.partition, lane.retired);
+        if retired {
+            return;
+        }
+        match call {
+            Call::Single(Single::Copy { .. }) => self.refuse_all(key, &line, now),
+            Call::Single(Single::Drop) => self.drop_failed(queue, &line, now),
+            Call::Single(Single::Open(_)) => self.queues[queue as usize].opening = false,
+            _ => {}
+        }
+        if partition == 0 {
+            self.not_confirmed(queue, &line, now);
+        }
     }
 
     fn refuse(&mut self, to: To, line: Bytes, now: Instant) {
         match to {
             To::Asker(asker) | To::ManyIds(asker) => {
                 self.awaiting.remove(&asker);
+                self.refused.remove(&asker);
                 self.answer(asker, Reply::Error(line));
             }
             To::Pop(asker) => {
@@ -442,16 +632,28 @@ impl Queues {
                     self.answer(asker, Reply::Error(line));
                 }
             }
+            To::Part(fan, _) => self.part_done(fan, Err(line)),
             To::Keeper => self.keeper_failed(now),
             To::Nobody => {}
+        }
+    }
+
+    fn reply_to(&mut self, to: To, reply: Reply) {
+        match to {
+            To::Asker(asker) | To::ManyIds(asker) => {
+                self.awaiting.remove(&asker);
+                self.answer(asker, reply);
+            }
+            To::Part(fan, _) => self.part_done(fan, Ok(reply)),
+            To::Pop(_) | To::Keeper | To::Nobody => {}
         }
     }
 
     fn settle_batch(
         &mut self,
         key: LaneKey,
-        operations: &[Operation],
-        to: Vec<(To, Instant)>,
+        operations: Vec<Operation>,
+        to: Askers,
         parked: bool,
         reply: BatchReply,
         now: Instant,
@@ -459,13 +661,14 @@ impl Queues {
         let standing = reply.standing;
         let mut missed = parked;
         let mut hungry = Vec::new();
-        for ((operation, (to, _)), outcome) in operations.iter().zip(to).zip(reply.outcomes) {
+        for ((operation, (to, since)), outcome) in operations.into_iter().zip(to).zip(reply.outcomes) {
             match (outcome, operation) {
                 (Outcome::Popped(jobs), Operation::Pop(pop)) => {
                     missed |= pop.waits && jobs.is_empty();
                     self.tally.popped += jobs.len() as u64;
                     hungry.extend(self.popped(key, to, jobs, pop.noack, pop.count, now));
                 }
+                (Outcome::Full, Operation::Push(push)) => self.full(key, push, to, since),
                 (outcome, _) => self.settle(key, to, outcome),
             }
         }
@@ -488,7 +691,7 @@ impl Queues {
         let lane = &self.lanes[key as usize];
         let mut popped = Popped {
             queue: lane.queue.clone(),
-            mark: lane.mark,
+            origin: lane.origin,
             noack,
             many: false,
             with_meta: false,
@@ -506,7 +709,7 @@ impl Queues {
         if popped.jobs.is_empty() && request.got.is_empty() {
             return Some(asker);
         }
-        let full = popped.jobs.len() as u32 == asked;
+        let full = popped.jobs.len() as u32 == asked && !lane.retired;
         request.got.append(&mut popped.jobs);
         request.pop.count -= asked.min(request.pop.count);
         if full && request.pop.count > 0 {
@@ -515,12 +718,7 @@ impl Queues {
             request.lanes = SmallVec::from_elem(key, 1);
             request.at = 0;
             let since = request.since;
-            self.lanes[key as usize].push_front(Entry {
-                work: Work::Pop,
-                to,
-                since,
-                pipelined: false,
-            });
+            self.lanes[key as usize].push_front(Entry::again(Work::Pop, to, since));
             return None;
         }
         if let Some(request) = self.pops.remove(&asker) {
@@ -535,7 +733,7 @@ impl Queues {
 
     fn give_back_popped(&mut self, popped: Popped, now: Instant) {
         if !popped.jobs.is_empty() {
-            self.give_back(&popped.queue, popped.returns(), now);
+            self.give_back(&popped.queue, popped.origin.partition, popped.returns(), now);
         }
     }
 
@@ -547,38 +745,49 @@ impl Queues {
         if more && !request.may_park() {
             // More is due than one call brings back: this nothing is not to be believed yet.
             let since = request.since;
-            self.lanes[key as usize].push_front(Entry {
-                work: Work::Pop,
-                to: To::Pop(asker),
-                since,
-                pipelined: false,
-            });
+            self.lanes[key as usize].push_front(Entry::again(Work::Pop, To::Pop(asker), since));
             return;
         }
         self.found_nothing(asker, now);
     }
 
+    /// A partition has as many jobs as it may: the next one that takes new jobs is asked, if these may go there.
+    fn full(&mut self, key: LaneKey, push: Push, to: To, since: Instant) {
+        let lane = &self.lanes[key as usize];
+        let (queue, partition) = (lane.of, lane.origin.partition);
+        let known = &self.queues[queue as usize];
+        let active = known.settings.active().min(known.lanes.len() as u16);
+        let bound = known.settings.spread.as_ref();
+        let bound = bound.is_some_and(|spread| spread.partition_of(&push.options).is_some());
+        if let (To::Asker(asker) | To::ManyIds(asker), false) = (to, bound || active <= 1) {
+            let refused = self.refused.entry(asker).or_default();
+            *refused += 1;
+            if *refused < active {
+                let next = known.lanes[usize::from((partition + 1) % active)];
+                let work = Work::Operation(Operation::Push(push));
+                return self.enter(next, Entry::again(work, to, since));
+            }
+        }
+        let line = format!(
+            "QFULL queue '{}' holds as many jobs as its max_len, {}, allows",
+            known.name, known.settings.max_len
+        );
+        self.refuse(to, line.into(), since);
+    }
+
     fn settle(&mut self, key: LaneKey, to: To, outcome: Outcome) {
-        let mark = self.lanes[key as usize].mark;
+        let origin = self.lanes[key as usize].origin;
         let reply = match outcome {
             Outcome::Pushed(ids) => {
                 self.tally.pushed += ids.len() as u64;
                 match (to, ids.first()) {
-                    (To::Asker(_), Some(id)) => Reply::Id(mark, *id),
-                    _ => Reply::Ids(mark, ids),
+                    (To::Asker(_), Some(id)) => Reply::Id(origin, *id),
+                    _ => Reply::Ids(origin, ids),
                 }
             }
             Outcome::OutOfMemory => Reply::Error(Bytes::from_static(
                 b"OOM command not allowed when used memory > 'maxmemory'.",
             )),
-            Outcome::Full => {
-                let lane = &self.lanes[key as usize];
-                let line = format!(
-                    "QFULL queue '{}' holds as many jobs as its max_len, {}, allows",
-                    lane.queue, lane.settings.max_len
-                );
-                Reply::Error(line.into())
-            }
             Outcome::Paused => {
                 let line = format!(
                     "QPAUSED pushing to queue '{}' is paused",
@@ -586,7 +795,7 @@ impl Queues {
                 );
                 Reply::Error(line.into())
             }
-            Outcome::Duplicate(id) => Reply::Id(mark, id),
+            Outcome::Duplicate(id) => Reply::Id(origin, id),
             Outcome::Made => return,
             Outcome::Acked(count) => {
                 self.tally.acked += u64::from(count);
@@ -597,11 +806,12 @@ impl Queues {
                 Reply::Integer(count.into())
             }
             Outcome::Extended(count) => Reply::Integer(count.into()),
-            Outcome::Returned | Outcome::Popped(_) => return,
+            Outcome::Returned | Outcome::Popped(_) | Outcome::Full => return,
         };
-        if let To::Asker(asker) | To::ManyIds(asker) = to {
-            self.answer(asker, reply);
+        if let (To::Asker(asker) | To::ManyIds(asker), false) = (to, self.refused.is_empty()) {
+            self.refused.remove(&asker);
         }
+        self.reply_to(to, reply);
     }
 
     /// A call that stands for itself has its reply: the answer, or the next call.
@@ -613,9 +823,19 @@ impl Queues {
         reply: Bytes,
         now: Instant,
     ) -> Result<(), CallError> {
-        let lane = &self.lanes[key as usize];
+        let lane = &mut self.lanes[key as usize];
+        if let Single::Copy { .. } = single {
+            lane.trust = Trust::Sure;
+        }
+        let (queue, partition) = (lane.of, lane.origin.partition);
+        let gone = partition == 0 && matches!(single, Single::DropPart { .. });
+        let several = self.queues[lane.of as usize].lanes.len() > 1 && lane.origin.partition == 0 && !lane.retired;
+        let elsewhere = single
+            .elsewhere(&lane.settings)
+            .filter(|_| several && !matches!(to, To::Part(..)));
+        let settings = &self.queues[lane.of as usize].settings;
         let is_table_changed = matches!(single, Single::Cron(CronCall::AddToTable(_)));
-        let (standing, step) = single.read(reply, &lane.queue, lane.mark, &lane.settings)?;
+        let (standing, step) = single.read(reply, &lane.queue, lane.origin, settings)?;
         if let (true, Some(crons)) = (is_table_changed, &mut self.crons) {
             crons.changed(now);
         }
@@ -625,119 +845,73 @@ impl Queues {
         // What a batch knew of the limits, this call did not ask.
         lane.due = [soonest, lane.due].into_iter().flatten().min();
         lane.hopeful = lane.hopeful.max(lane.parked.live().min(standing.ready as usize));
+        let again = |single| Entry::again(Work::Single(single), to, since);
         self.expect_due(key);
-        match step {
-            Step::Done(reply) => {
-                if let To::Asker(asker) = to {
-                    self.awaiting.remove(&asker);
-                    self.answer(asker, reply);
-                }
+        if gone {
+            self.adopt(queue, Changed::default(), now);
+        }
+        match (step, elsewhere) {
+            (Step::Done(_), Some(Elsewhere::Window(state, window))) => {
+                self.peek_everywhere(queue, to, state, window, since);
             }
-            Step::Wait => {
+            (Step::Done(reply), Some(Elsewhere::Too(part))) => self.ask_elsewhere(queue, to, reply, part, since),
+            (Step::Done(reply), None) => self.reply_to(to, reply),
+            (Step::Wait, _) => {
                 if let To::Asker(asker) = to {
                     self.awaiting.park(asker);
                 }
             }
-            Step::Again(single) => self.lanes[key as usize].push_front(Entry {
-                work: Work::Single(single),
-                to,
-                since,
-                pipelined: false,
-            }),
-            Step::In(queue, single) => self.push_single(&queue, single, to, since),
-            Step::Keeper(news) => self.keep(key, news, standing, now),
+            (Step::Again(single), _) => match self.revised(queue, single) {
+                Ok(single) => self.lanes[key as usize].push_front(again(single)),
+                Err(line) => self.refuse(to, line.into(), now),
+            },
+            (Step::Next(single), _) => match self.lane_of(queue, partition + 1) {
+                Some(next) => self.enter(next, again(single)),
+                None => self.reply_to(to, single.of_nothing(&self.lanes[key as usize].settings)),
+            },
+            (Step::In(queue, single), _) => self.push_single(&queue, single, to, since),
+            (Step::Keeper(news), _) => self.keep(key, news, standing, now),
         }
         Ok(())
     }
 
-    fn push_single(&mut self, queue: &QueueName, single: Single, to: To, since: Instant) {
-        let lane = self.lane(queue);
-        self.lanes[lane as usize].push(Entry {
-            work: Work::Single(single),
-            to,
-            since,
-            pipelined: false,
-        });
-        self.list(lane);
-    }
-
-    /// What the keeper of repeated jobs has asked is here.
-    fn keep(&mut self, key: LaneKey, news: News, standing: Standing, now: Instant) {
-        let Some(crons) = &mut self.crons else { return };
-        let wants = match news {
-            News::Table(rows) => {
-                let rows = rows.into_iter();
-                let named = rows.filter_map(|(name, version)| Some((QueueName::new(&name)?, version)));
-                crons.read(named.collect())
-            }
-            News::Due(told) => {
-                let mut soonest = told.soonest.into_iter().chain(told.more.then_some(standing.now)).min();
-                let lane = &mut self.lanes[key as usize];
-                for entry in told.entries {
-                    let Some(job) = Repeated::from_words(&entry.words) else {
-                        continue;
-                    };
-                    let next = job.schedule.following(entry.tick, standing.now);
-                    soonest = soonest.into_iter().chain(next).min();
-                    let mut push = job.push;
-                    push.payloads
-                        .iter_mut()
-                        .for_each(|payload| payload.pack(lane.settings.compress_over));
-                    let tick = Tick {
-                        name: entry.name,
-                        at: entry.tick,
-                        next,
-                        push,
-                    };
-                    lane.push(Entry {
-                        work: Work::Operation(Operation::Tick(Box::new(tick))),
-                        to: To::Keeper,
-                        since: now,
-                        pipelined: false,
-                    });
-                }
-                let due = soonest.map(|due| at_redis_time(due, standing.now, now));
-                let queue = lane.queue.clone();
-                crons.expect(&queue, due).into_iter().collect()
-            }
+    /// What is to be stored of a change of the settings follows from those that hold. `Err`: why it cannot be.
+    fn revised(&self, queue: QueueKey, single: Single) -> Result<Single, String> {
+        let Single::Configure { asked, stored: Some(_) } = single else {
+            return Ok(single);
         };
-        self.ask_for_keeper(wants, now);
-    }
-
-    fn ask_for_keeper(&mut self, wants: Vec<Wants>, now: Instant) {
-        let crontab = QueueName::of_crontab();
-        for wanted in wants {
-            let (queue, call) = match wanted {
-                Wants::Table => {
-                    let (cursor, seen) = (Bytes::from_static(b"0"), Vec::new());
-                    (crontab.clone(), CronCall::ReadTable { cursor, seen })
-                }
-                Wants::Due(queue) => (queue, CronCall::Due),
-                Wants::Forget(queue, version) => (crontab.clone(), CronCall::Forget(queue, version)),
-            };
-            self.push_single(&queue, Single::Cron(call), To::Keeper, now);
+        let known = &self.queues[queue as usize];
+        let mut stored: Vec<Change> = Vec::new();
+        for (name, value) in &asked {
+            match (*name, value.parse()) {
+                ("partitions", Ok(active)) => stored.extend(self.spread(known, active)),
+                _ => stored.push((name, value.clone())),
+            }
         }
+        known.settings.with(&stored).check_bounds(&asked)?;
+        let stored = Some(stored);
+        Ok(Single::Configure { asked, stored })
     }
 
-    fn keeper_failed(&mut self, now: Instant) {
-        if let Some(crons) = &mut self.crons {
-            crons.failed(now);
+    /// What makes so many partitions active; 0: as many as by default. Nothing, if it is so.
+    fn spread(&self, known: &Queue, active: u16) -> Option<Change> {
+        let active = match active {
+            0 => known.settings.partitions,
+            active => active,
+        };
+        let current = known.settings.spread.as_ref();
+        if current.map_or(1, Spread::active) == active && (current.is_some() || known.settings.partitions == 1) {
+            return None;
         }
-    }
-
-    /// The settings of a queue are others than the call said, so it was not done: it is made again with these.
-    fn start_over(&mut self, key: LaneKey, call: Call, to: Askers, changed: Changed) {
-        let lane = &mut self.lanes[key as usize];
-        let defaults = self.config.queue(lane.queue.as_bytes());
-        lane.settings = Settings::with_overrides(defaults, changed.version, &changed.overrides);
-        lane.again = Some((call, to));
-        self.list(key);
+        let spread = Spread::resized(current, active, &known.name, &self.primaries);
+        Some((SPREAD, spread.to_string()))
     }
 
     /// How a queue stands after a call.
     fn stand(&mut self, key: LaneKey, standing: Standing, now: Instant) {
         self.clock = Some((standing.now, now));
         let lane = &mut self.lanes[key as usize];
+        (lane.ready, lane.top) = (standing.ready, standing.top);
         lane.due = standing.next_due.map(|due| at_redis_time(due, standing.now, now));
         self.expect_due(key);
     }
@@ -755,16 +929,15 @@ impl Queues {
     /// A message on this worker's wake channel.
     pub fn wake(&mut self, message: &[u8], now: Instant) {
         match Wake::parse(message) {
-            Some(Wake::Come(queue)) => {
-                let key = self.lane(&queue);
-                let lane = &mut self.lanes[key as usize];
-                lane.registered = false;
-                lane.woken = true;
-                lane.hopeful = lane.parked.live();
-                self.list(key);
+            Some(Wake::Come(queue, partition)) => {
+                let queue = self.queue(&queue);
+                match self.lane_of(queue, partition) {
+                    Some(lane) => self.come(lane),
+                    None => self.put_off(queue, Errand::Come(partition), now),
+                }
             }
-            Some(Wake::Due(queue, due)) => {
-                let (Some(&key), Some((redis_now, at))) = (self.by_name.get(&queue), self.clock) else {
+            Some(Wake::Due(queue, partition, due)) => {
+                let (Some(key), Some((redis_now, at))) = (self.known_lane(&queue, partition), self.clock) else {
                     return;
                 };
                 let due = at_redis_time(due, redis_now, at).max(now);
@@ -772,8 +945,8 @@ impl Queues {
                 lane.due = Some(lane.due.map_or(due, |earlier| earlier.min(due)));
                 self.expect_due(key);
             }
-            Some(Wake::Ended(queue, job)) => {
-                if let Some(&key) = self.by_name.get(&queue) {
+            Some(Wake::Ended(queue, partition, job)) => {
+                if let Some(key) = self.known_lane(&queue, partition) {
                     self.ask_again(key, job, now);
                 }
             }
@@ -784,6 +957,20 @@ impl Queues {
             }
             None => {}
         }
+    }
+
+    fn known_lane(&self, queue: &QueueName, partition: u16) -> Option<LaneKey> {
+        let queue = *self.by_name.get(queue)?;
+        self.lane_of(queue, partition)
+    }
+
+    /// This worker was called to a partition: if it has nobody to serve any more, the next one must be.
+    fn come(&mut self, key: LaneKey) {
+        let lane = &mut self.lanes[key as usize];
+        lane.registered = false;
+        lane.woken = true;
+        lane.hopeful = lane.parked.live();
+        self.list(key);
     }
 
     /// Wake-ups are heard again, after some may have been missed: Redis is asked for those who wait, and told of them.
@@ -867,10 +1054,10 @@ impl Queues {
     pub fn late_lanes(&self, deadline: Instant) -> Vec<(LaneKey, u16)> {
         let late = |to: &To, since: Instant| is_late(&self.pops, to, since, deadline);
         let is_late = |lane: &Lane| {
-            let again = lane.again.iter().flat_map(|(_, to)| to);
-            let flight = lane.flight.iter().flat_map(|flight| &flight.to);
+            let mut flight = lane.flight.iter().flat_map(|flight| &flight.to);
             lane.waiting.iter().any(|entry| late(&entry.to, entry.since))
-                || again.chain(flight).any(|(to, since)| late(to, *since))
+                || flight.any(|(to, since)| late(to, *since))
+                || lane.origin.partition == 0 && self.queues[lane.of as usize].has_put_off_since(deadline)
         };
         let lanes = self.lanes.iter().filter(|(_, lane)| is_late(lane));
         lanes.map(|(key, lane)| (key as LaneKey, lane.partition.slot)).collect()
@@ -885,11 +1072,6 @@ impl Queues {
         let late = |to: &To, since: Instant| is_late(&self.pops, to, since, deadline);
         let gone = lane.take_waiting(|entry| late(&entry.to, entry.since));
         let mut refused: Vec<_> = gone.into_iter().map(|entry| (entry.to, line)).collect();
-        for (to, since) in lane.again.iter_mut().flat_map(|(_, to)| to) {
-            if late(to, *since) {
-                refused.push((std::mem::replace(to, To::Nobody), line));
-            }
-        }
         let flight = lane.flight.iter_mut().flat_map(|flight| &mut flight.to);
         for (to, since) in flight {
             if late(to, *since) {
@@ -900,7 +1082,11 @@ impl Queues {
                 refused.push((std::mem::replace(to, To::Nobody), error));
             }
         }
+        let (of, partition) = (lane.of, lane.origin.partition);
         self.count(key);
+        if partition == 0 && self.queues.contains(of as usize) {
+            refused.extend(self.give_up_put_off(of, deadline).into_iter().map(|to| (to, line)));
+        }
         for (to, line) in refused {
             self.refuse(to, line.clone(), deadline);
         }
@@ -966,34 +1152,6 @@ impl Queues {
         self.held = self.held - lane.counted + held;
         lane.counted = held;
     }
-
-    fn lane(&mut self, queue: &QueueName) -> LaneKey {
-        if let Some(&key) = self.by_name.get(queue) {
-            return key;
-        }
-        if self.lanes.len() >= IDLE_LANES && self.lanes.len().is_power_of_two() {
-            self.forget_idle_lanes();
-        }
-        let partition = Partition::new(&self.config.prefix, queue, super::reply::PARTITION, &self.worker);
-        let settings = Settings::from(self.config.queue(queue.as_bytes()));
-        let key = self.lanes.insert(Lane::new(queue.clone(), partition, settings)) as LaneKey;
-        self.by_name.insert(queue.clone(), key);
-        key
-    }
-
-    fn forget_idle_lanes(&mut self) {
-        let pops_ask = |key: usize| self.pops.asks(key as LaneKey) || self.awaiting.awaits(key as LaneKey);
-        let idle: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|(key, lane)| lane.is_idle() && !lane.listed && !lane.stalled && !lane.held && !pops_ask(*key))
-            .map(|(key, _)| key)
-            .collect();
-        for key in idle {
-            let lane = self.lanes.remove(key);
-            self.by_name.remove(&lane.queue);
-        }
-    }
 }
 
 fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f64) -> Bytes {
@@ -1019,20 +1177,25 @@ fn is_late(pops: &Pops, to: &To, since: Instant, deadline: Instant) -> bool {
             To::Pop(asker) => pops.get(asker).is_none_or(|request| {
                 !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
             }),
-            To::Asker(_) | To::ManyIds(_) => true,
+            To::Asker(_) | To::ManyIds(_) | To::Part(..) => true,
             To::Keeper | To::Nobody => false,
         }
 }
 
-fn claims_nothing(operation: &Operation) -> bool {
-    match operation {
-        Operation::Ack(claims) | Operation::Extend { claims, .. } => claims.is_empty(),
-        Operation::Finish(finish) => finish.claims.is_empty(),
-        Operation::Nack(nack) => nack.claims.is_empty(),
-        Operation::Push(_) | Operation::Tick(_) | Operation::Return(_) | Operation::Lapse(_) | Operation::Pop(_) => {
-            false
-        }
+fn of_no_job(unknown: Unknown) -> Reply {
+    match unknown {
+        Unknown::View => Reply::NoView,
+        Unknown::Result => Reply::Nothing,
+        Unknown::Explanation => Reply::Explanation(None, Pause::default()),
     }
+}
+
+fn by_partition(claims: Vec<Claim>) -> BTreeMap<u16, Vec<Claim>> {
+    let mut parts: BTreeMap<u16, Vec<Claim>> = BTreeMap::new();
+    for claim in claims {
+        parts.entry(claim.partition).or_default().push(claim);
+    }
+    parts
 }
 
 /// When Redis's clock will say `at`, given that it said `redis_now` at `now`. A millisecond late: never too early.

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::cron::Repeated;
-use super::id::{LocalId, QueueMark};
+use super::id::{LocalId, Origin};
 use super::operation::{QueueName, Return, State};
 use super::payload::{unpack, unpacked_len};
 use super::settings::{Pause, Settings};
@@ -13,16 +13,13 @@ use crate::script::check::{Found, KINDS};
 use crate::script::cron::Entry;
 use crate::script::look::{Detail, Explanation, JobView, Stats};
 
-/// Every queue has one partition for now.
-pub const PARTITION: u16 = 0;
-
 /// The reply to one queue command.
 #[derive(Debug)]
 pub enum Reply {
     /// `QPUSH`.
-    Id(QueueMark, LocalId),
+    Id(Origin, LocalId),
     /// `QMPUSH`.
-    Ids(QueueMark, Vec<LocalId>),
+    Ids(Origin, Vec<LocalId>),
     /// A pop that found something.
     Jobs(Popped),
     /// A pop that found nothing in the time it had.
@@ -30,12 +27,13 @@ pub enum Reply {
     Integer(i64),
     Bulk(Bytes),
     /// `QEXPLAIN`; `None`: there is no such job.
-    Explanation(Option<(QueueMark, Explanation)>, Pause),
+    Explanation(Option<(Origin, Explanation)>, Pause),
     /// `QRESULT` that has none.
     Nothing,
-    Stats(Box<Stats>, Pause),
-    Views(QueueMark, Box<Settings>, Vec<JobView>),
-    View(QueueMark, Box<(Settings, JobView)>),
+    /// With the number of partitions.
+    Stats(Box<Stats>, Pause, u16),
+    Views(Box<Settings>, Vec<(Origin, JobView)>),
+    View(Origin, Box<(Settings, JobView)>),
     /// `QCONFIG GET`.
     Settings(Box<Settings>),
     /// `QCRON LIST`.
@@ -48,11 +46,11 @@ pub enum Reply {
     Error(Bytes),
 }
 
-/// Jobs that one pop took out of one queue.
+/// Jobs that one pop took out of one partition of one queue.
 #[derive(Debug)]
 pub struct Popped {
     pub queue: QueueName,
-    pub mark: QueueMark,
+    pub origin: Origin,
     pub noack: bool,
     /// `COUNT` was given: an array of jobs comes back.
     pub many: bool,
@@ -84,7 +82,7 @@ impl Popped {
         let mut receipt = BytesMut::with_capacity(64);
         for job in &self.jobs {
             receipt.clear();
-            self.mark.write_receipt(job.id, PARTITION, job.delivery, &mut receipt);
+            self.origin.write_receipt(job.id, job.delivery, &mut receipt);
             out.array(if self.with_meta { 5 } else { 4 });
             out.bulk(self.queue.as_bytes());
             out.bulk(&receipt);
@@ -106,27 +104,29 @@ impl Reply {
         }
         match self {
             Self::Jobs(popped) => sum(popped.jobs.iter().map(|job| (job.id, &job.payload))),
-            Self::Views(_, _, views) => sum(views.iter().map(|view| (view.id, &view.payload))),
+            Self::Views(_, views) => sum(views.iter().map(|(_, view)| (view.id, &view.payload))),
             _ => 0,
         }
     }
 
     pub fn write(&self, out: &mut ReplyWriter) {
         match self {
-            Self::Id(mark, job) => write_id(*mark, *job, out),
-            Self::Ids(mark, jobs) => {
+            Self::Id(origin, job) => write_id(*origin, *job, out),
+            Self::Ids(origin, jobs) => {
                 out.array(jobs.len());
-                jobs.iter().for_each(|job| write_id(*mark, *job, out));
+                jobs.iter().for_each(|job| write_id(*origin, *job, out));
             }
             Self::Jobs(popped) => popped.write(out),
             Self::NoJob | Self::NoView => out.null_array(),
             Self::Integer(value) => out.integer(*value),
-            Self::Stats(stats, pause) => write_stats(stats, *pause, out),
-            Self::Views(mark, settings, views) => {
+            Self::Stats(stats, pause, partitions) => write_stats(stats, *pause, *partitions, out),
+            Self::Views(settings, views) => {
                 out.array(views.len());
-                views.iter().for_each(|view| write_view(*mark, settings, view, out));
+                views
+                    .iter()
+                    .for_each(|(origin, view)| write_view(*origin, settings, view, out));
             }
-            Self::View(mark, view) => write_view(*mark, &view.0, &view.1, out),
+            Self::View(origin, view) => write_view(*origin, &view.0, &view.1, out),
             Self::Settings(settings) => {
                 let shown: Vec<_> = settings.shown().collect();
                 out.map(shown.len());
@@ -149,9 +149,9 @@ impl Reply {
     }
 }
 
-fn write_id(mark: QueueMark, job: LocalId, out: &mut ReplyWriter) {
+fn write_id(origin: Origin, job: LocalId, out: &mut ReplyWriter) {
     let mut id = BytesMut::with_capacity(40);
-    mark.write_id(job, PARTITION, &mut id);
+    origin.write_id(job, &mut id);
     out.bulk(&id);
 }
 
@@ -163,7 +163,8 @@ fn write_payload(job: LocalId, stored: &[u8], out: &mut ReplyWriter) {
     }
 }
 
-fn write_stats(stats: &Stats, pause: Pause, out: &mut ReplyWriter) {
+fn write_stats(stats: &Stats, pause: Pause, partitions: u16, out: &mut ReplyWriter) {
+    let partitions = if stats.exists { partitions.max(1) } else { 0 };
     let numbers = [
         ("ready", stats.ready()),
         ("urgent", stats.urgent),
@@ -180,7 +181,7 @@ fn write_stats(stats: &Stats, pause: Pause, out: &mut ReplyWriter) {
         ("expired", stats.expired),
         ("deduplicated", stats.deduplicated),
         ("redriven", stats.redriven),
-        ("partitions", u64::from(stats.exists)),
+        ("partitions", u64::from(partitions)),
     ];
     out.map(numbers.len() + 1);
     for (name, value) in numbers {
@@ -191,12 +192,12 @@ fn write_stats(stats: &Stats, pause: Pause, out: &mut ReplyWriter) {
     out.bulk(pause.name().as_bytes());
 }
 
-fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut ReplyWriter) {
+fn write_view(origin: Origin, settings: &Settings, view: &JobView, out: &mut ReplyWriter) {
     let record = &view.record;
     let at = |state| (view.state == state).then_some(view.at).flatten();
     out.map(15);
     out.bulk(b"id");
-    write_id(mark, view.id, out);
+    write_id(origin, view.id, out);
     out.bulk(b"state");
     out.bulk(view.state.name().as_bytes());
     out.bulk(b"priority");
@@ -240,7 +241,7 @@ fn write_view(mark: QueueMark, settings: &Settings, view: &JobView, out: &mut Re
     }
 }
 
-fn write_explanation(explanation: Option<&(QueueMark, Explanation)>, pause: Pause, out: &mut ReplyWriter) {
+fn write_explanation(explanation: Option<&(Origin, Explanation)>, pause: Pause, out: &mut ReplyWriter) {
     let (state, reason): (&[u8], &[u8]) = match explanation {
         Some((_, found)) => (&found.state, &found.reason),
         None => (b"unknown", b"unknown"),
@@ -251,11 +252,11 @@ fn write_explanation(explanation: Option<&(QueueMark, Explanation)>, pause: Paus
     out.bulk(b"reason");
     out.bulk(reason);
     out.bulk(b"detail");
-    match explanation.map(|(mark, found)| (mark, &found.detail)) {
+    match explanation.map(|(origin, found)| (origin, &found.detail)) {
         _ if reason == b"paused" => out.bulk(pause.name().as_bytes()),
         Some((_, Detail::Number(number))) => out.integer(*number as i64),
         Some((_, Detail::Text(text))) => out.bulk(text),
-        Some((mark, Detail::Job(job))) => write_id(*mark, *job, out),
+        Some((origin, Detail::Job(job))) => write_id(*origin, *job, out),
         Some((_, Detail::None)) | None => out.null(),
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::parse::{MAX_MS, MAX_RETRIES};
+use super::spread::{MOST, Spread};
 use crate::config::{QueueSettings, Rate};
 use crate::resp::scanner::parse_integer;
 
@@ -40,6 +41,14 @@ pub struct Settings {
     pub max_wait: Duration,
     /// Payloads of more bytes are kept packed; 0: none. The configuration's alone: `QCONFIG` has no such field.
     pub compress_over: u64,
+    /// Over how many partitions the queue is to spread when it is first pushed to.
+    pub partitions: u16,
+    /// Over which it does.
+    pub spread: Option<Spread>,
+    /// It is being dropped, which somebody has begun: nothing else may be done with it before that is done.
+    pub dropping: bool,
+    /// All that Redis keeps of these, for partitions that do not have them yet.
+    pub overrides: Vec<(Bytes, Bytes)>,
 }
 
 /// What `QPAUSE` holds back.
@@ -65,7 +74,10 @@ impl Pause {
 /// One override as Redis keeps it: a field's name and its value as text; an empty value takes the override away.
 pub type Change = (&'static str, String);
 
-/// How `Settings::pause` stands among the overrides.
+/// How the spread stands among the overrides, and that the queue is being dropped.
+pub const SPREAD: &str = "spread";
+pub const DROPPING: &str = "dropping";
+/// How `Settings::pause` stands there.
 const PAUSED: [&str; 2] = ["paused_push", "paused_pop"];
 
 struct Field {
@@ -80,6 +92,8 @@ enum Value {
     /// At least so many, at most a million.
     Small(fn(&mut Settings) -> &mut u32, u64),
     Rate(fn(&mut Settings) -> &mut Rate),
+    /// 0 to [`MOST`]; 0: what the configuration says. Kept as the spread.
+    Partitions,
     /// Not supported yet but for this value.
     Only(&'static str),
 }
@@ -101,7 +115,7 @@ const FIELDS: [Field; 18] = [
     field("group_rate", Value::Rate(|s| &mut s.group_rate)),
     field("concurrency", Value::Count(|s| &mut s.concurrency)),
     field("rate", Value::Rate(|s| &mut s.rate)),
-    field("partitions", Value::Only("1")),
+    field("partitions", Value::Partitions),
     field("replicas", Value::Only("0")),
     field("replica_timeout", Value::Only("500")),
 ];
@@ -119,10 +133,14 @@ impl Settings {
     pub fn with_overrides(defaults: QueueSettings, version: Bytes, overrides: &[(Bytes, Bytes)]) -> Self {
         let mut settings = Self::from(defaults);
         settings.version = version;
+        settings.overrides = overrides.to_vec();
         for (name, value) in overrides {
             match name.as_ref() {
                 b"paused_push" => settings.pause.push = true,
                 b"paused_pop" => settings.pause.pop = true,
+                b"spread" => settings.spread = Spread::parse(value),
+                b"dropping" => settings.dropping = true,
+                b"partitions" => {} // the spread says it
                 name => {
                     if let Some(field) = FIELDS.iter().find(|field| field.name.as_bytes() == name) {
                         let _ = field.set(&mut settings, value);
@@ -131,6 +149,67 @@ impl Settings {
             }
         }
         settings
+    }
+
+    /// Partitions that take new jobs, or will when there are some.
+    pub fn active(&self) -> u16 {
+        self.spread.as_ref().map_or(self.partitions, Spread::active)
+    }
+
+    /// Partitions that there are.
+    pub fn allocated(&self) -> u16 {
+        self.spread.as_ref().map_or(1, Spread::allocated)
+    }
+
+    /// What one partition goes by. The bounds on the whole queue are shared out: `max_len` over those that may get jobs,
+    /// `concurrency` and `rate` over all, so that together they allow what the queue does. A share is at least 1: with 0, which
+    /// is no bound, or with nothing at all, jobs would be stranded.
+    pub fn share_of(&self, partition: u16) -> Self {
+        let mut share = self.clone();
+        if let Some(spread) = &self.spread {
+            let allocated = spread.allocated();
+            share.max_len = part(self.max_len, partition, spread.receiving());
+            share.concurrency = part(self.concurrency, partition, allocated);
+            share.rate = Rate(self.rate.0.map(|(jobs, per)| (jobs, per * allocated.into())));
+        }
+        share
+    }
+
+    /// As they will be with these stored.
+    pub fn with(&self, stored: &[Change]) -> Self {
+        let mut settings = self.clone();
+        for (name, value) in stored {
+            if let Some(field) = FIELDS.iter().find(|field| field.name == *name) {
+                let _ = field.set(&mut settings, value.as_bytes());
+            }
+            if *name == SPREAD {
+                settings.spread = Spread::proposed(value);
+            }
+        }
+        settings
+    }
+
+    /// Each partition must have a share of the queue's bounds. `asked`: what was to be changed, and is named. `Err`: what is
+    /// wrong with it.
+    pub fn check_bounds(&self, asked: &[Change]) -> Result<(), String> {
+        let partitions = u64::from(self.allocated());
+        let is_asked = |name: &str| asked.iter().any(|(asked, _)| *asked == name);
+        for (name, bound) in [("concurrency", self.concurrency), ("max_len", self.max_len)] {
+            if !(1..partitions).contains(&bound) {
+                continue;
+            }
+            if is_asked(name) {
+                return Err(format!(
+                    "ERR {name} is '{bound}', it must be 0 or at least {partitions}, as many as the queue has partitions"
+                ));
+            }
+            if is_asked("partitions") {
+                return Err(format!(
+                    "ERR partitions would be {partitions} in all, it must be at most {bound}, the queue's {name}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Names and values as `QCONFIG GET` shows them.
@@ -164,6 +243,17 @@ impl Settings {
     }
 }
 
+/// Of 10 over 3: 4, 3, 3. 0 is no bound.
+fn part(whole: u64, partition: u16, partitions: u16) -> u64 {
+    match whole {
+        0 => 0,
+        whole => {
+            let (partition, partitions) = (u64::from(partition), u64::from(partitions));
+            (whole / partitions + u64::from(partition < whole % partitions)).max(1)
+        }
+    }
+}
+
 impl Field {
     fn show(&self, settings: &mut Settings) -> String {
         match self.value {
@@ -171,6 +261,7 @@ impl Field {
             Value::Count(of) => of(settings).to_string(),
             Value::Small(of, _) => of(settings).to_string(),
             Value::Rate(of) => of(settings).to_string(),
+            Value::Partitions => settings.active().to_string(),
             Value::Only(text) => text.to_owned(),
         }
     }
@@ -184,6 +275,7 @@ impl Field {
                 let rate = std::str::from_utf8(text).ok().and_then(Rate::parse);
                 *of(settings) = rate.ok_or_else(|| self.wrong(text, "like 100/s or 5000/m, or empty for no bound"))?;
             }
+            Value::Partitions => settings.partitions = self.number(text, 0, MOST.into())? as u16,
             Value::Only(only) if text == only.as_bytes() => {}
             Value::Only(only) => return Err(self.wrong(text, &format!("'{only}': others are not yet supported"))),
         }
@@ -223,6 +315,10 @@ impl Default for Settings {
             group_rate: Rate(None),
             max_wait: Duration::ZERO,
             compress_over: 0,
+            partitions: 1,
+            spread: None,
+            dropping: false,
+            overrides: Vec::new(),
         }
     }
 }
@@ -245,6 +341,7 @@ impl From<QueueSettings> for Settings {
             max_wait: settings.max_wait,
             result_ttl: settings.result_ttl,
             compress_over: settings.compress_over,
+            partitions: settings.partitions,
             ..Self::default()
         }
     }
@@ -282,8 +379,8 @@ mod tests {
             ),
             (
                 "partitions",
-                "2",
-                "partitions is '2', it must be '1': others are not yet supported",
+                "65",
+                "partitions is '65', it must be an integer from 0 to 64",
             ),
         ] {
             assert_eq!(
@@ -291,6 +388,32 @@ mod tests {
                 Err(said.to_owned())
             );
         }
+    }
+
+    #[test]
+    fn bounds_are_shared_out() {
+        let settings = Settings {
+            spread: Spread::parse(b"2 3 - -"),
+            max_len: 10,
+            concurrency: 4,
+            rate: Rate(Some((100, Duration::from_secs(1)))),
+            ..Settings::default()
+        };
+        let shares: Vec<_> = (0..3).map(|partition| settings.share_of(partition)).collect();
+        assert_eq!(shares.iter().map(|share| share.max_len).collect::<Vec<_>>(), [4, 3, 3]);
+        assert_eq!(
+            shares.iter().map(|share| share.concurrency).collect::<Vec<_>>(),
+            [2, 1, 1]
+        );
+        assert_eq!(shares[1].rate, Rate(Some((100, Duration::from_secs(3)))));
+        let change = Settings::change(b"concurrency", b"2").unwrap();
+        let small = settings.with(std::slice::from_ref(&change));
+        assert_eq!(settings.check_bounds(&[]), Ok(()));
+        assert_eq!(
+            small.check_bounds(&[change]),
+            Err("ERR concurrency is '2', it must be 0 or at least 3, as many as the queue has partitions".into())
+        );
+        assert_eq!(small.share_of(2).concurrency, 1, "not 0, which is no bound");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Calls that stand for themselves, not gathered with others: looking and mending. Large ones take several script calls,
-//! each with what it has come to so far.
+//! each with what it has come to so far; what is asked of a queue as a whole is asked of partition 0 first, and then of the
+//! others ([`Single::elsewhere`]).
 
 use bytes::Bytes;
 
 use super::cron::Repeated;
-use super::id::{LocalId, QueueMark};
+use super::id::{LocalId, Origin};
 use super::operation::{QueueName, State};
 use super::reply::Reply;
-use super::settings::{Change, Settings};
+use super::settings::{Change, DROPPING, SPREAD, Settings};
+use super::spread::Spread;
 use crate::script::check::{self, Place};
 use crate::script::cron::{self, Asked, Entry, MAX_ENTRIES, TableAsked, Told};
 use crate::script::look::{self, Ending, JobView, PEEKED};
@@ -19,6 +21,8 @@ use crate::script::{CallError, Partition, Scripts, Standing};
 pub enum Single {
     Len,
     Stats,
+    /// Nothing but whether the settings are what they were thought to be, as with every call.
+    Confirm,
     Peek {
         state: State,
         count: u64,
@@ -42,7 +46,17 @@ pub enum Single {
     },
     /// The settings that hold now.
     Settings,
-    Configure(Vec<Change>),
+    /// `QCONFIG SET`, `QPAUSE`, `QRESUME`. What is to be stored depends on the settings that hold, which a look tells first.
+    Configure {
+        asked: Vec<Change>,
+        stored: Option<Vec<Change>>,
+    },
+    /// The first push spreads the queue over its partitions.
+    Open(Spread),
+    /// This partition gets the settings of partition 0. `seen`: the version of those that it has.
+    Copy {
+        seen: Bytes,
+    },
     Revive {
         whom: Revive,
         revived: u64,
@@ -54,12 +68,18 @@ pub enum Single {
         repair: bool,
     },
     Cron(CronCall),
+    /// Of a queue of several partitions that had this version of its settings: one of those from 1 on; or partition 0, last.
+    DropPart {
+        version: Bytes,
+    },
 }
 
 /// What a script call came to.
 pub enum Step {
     Done(Reply),
     Again(Single),
+    /// As much as this partition had; the next one may have more.
+    Next(Single),
     /// The job has not ended, and the client waits for that.
     Wait,
     /// It goes on in another queue.
@@ -95,22 +115,98 @@ pub enum News {
     Table(Vec<(Bytes, Bytes)>),
 }
 
+/// What the other partitions of a queue are asked.
+pub enum Elsewhere {
+    /// This.
+    Too(Single),
+    /// A look at the jobs of all partitions in their order, which begins anew.
+    Window(State, Window),
+}
+
+/// Which jobs are shown: how many, and how many before them are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub count: u64,
+    pub offset: u64,
+}
+
 impl Single {
-    /// It is about jobs by their names, and none of these is of this queue.
-    pub fn names_nothing(&self) -> bool {
+    pub fn configure(asked: Vec<Change>) -> Self {
+        Self::Configure { asked, stored: None }
+    }
+
+    /// Where it begins.
+    pub fn partition(&self) -> u16 {
         match self {
-            Self::Delete { jobs, .. } => jobs.is_empty(),
-            Self::Revive { whom, .. } => match whom {
-                Revive::DeadIds(jobs) | Revive::DelayedIds(jobs) => jobs.is_empty(),
-                Revive::Dead(_) => false,
-            },
-            _ => false,
+            Self::Check { place, .. } => place.partition,
+            _ => 0,
+        }
+    }
+
+    /// What the other partitions are asked when partition 0 has answered. `settings`: as they are now.
+    pub fn elsewhere(&self, settings: &Settings) -> Option<Elsewhere> {
+        Some(match self {
+            Self::Len | Self::Stats | Self::Confirm => Elsewhere::Too(self.clone()),
+            Self::Purge { state, .. } => Elsewhere::Too(Self::Purge {
+                state: *state,
+                removed: 0,
+            }),
+            Self::Drop => Elsewhere::Too(Self::DropPart {
+                version: settings.version.clone(),
+            }),
+            Self::Peek {
+                state,
+                count,
+                offset,
+                seen,
+            } => {
+                let seen = seen.len() as u64;
+                let window = Window {
+                    count: count + seen,
+                    offset: offset - seen,
+                };
+                Elsewhere::Window(*state, window)
+            }
+            _ => return None,
+        })
+    }
+
+    /// As it begins, after a call that was not done.
+    pub fn anew(self) -> Option<Self> {
+        match self {
+            Self::Configure { asked, .. } => Some(Self::configure(asked)),
+            // Whoever is met by new settings needs this no more, or sees for himself that he does.
+            Self::Copy { .. } | Self::Open(_) => None,
+            other => Some(other),
+        }
+    }
+
+    /// What it comes to in a partition that is no more.
+    pub fn of_nothing(self, settings: &Settings) -> Reply {
+        match self {
+            Self::Len => Reply::Integer(0),
+            Self::Stats => Reply::Stats(Box::default(), settings.pause, 0),
+            Self::Settings => Reply::Settings(Box::new(settings.clone())),
+            Self::Peek { seen, .. } => {
+                debug_assert!(seen.is_empty());
+                Reply::Views(Box::new(settings.clone()), Vec::new())
+            }
+            Self::Job(_) => Reply::NoView,
+            Self::Explain(_) => Reply::Explanation(None, settings.pause),
+            Self::Result { .. } | Self::Cron(_) => Reply::Nothing,
+            Self::Delete { removed, .. } | Self::Purge { removed, .. } => Reply::Integer(removed as i64),
+            Self::Revive { revived, .. } => Reply::Integer(revived as i64),
+            Self::Drop | Self::DropPart { .. } => Reply::Integer(1),
+            Self::Check { .. } => Reply::Checked(Box::default()),
+            Self::Confirm | Self::Configure { .. } | Self::Open(_) | Self::Copy { .. } => Reply::Ok,
         }
     }
 
     pub fn encode(&self, scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64) -> Bytes {
         match self {
-            Self::Len | Self::Stats | Self::Settings => look::stats(scripts, partition, settings),
+            Self::Len | Self::Stats | Self::Settings | Self::Confirm | Self::Configure { stored: None, .. } => {
+                look::stats(scripts, partition, settings)
+            }
             Self::Peek {
                 state, count, offset, ..
             } => look::peek(scripts, partition, settings, *state, *count, *offset),
@@ -122,20 +218,34 @@ impl Single {
                 remove::delete(scripts, partition, settings, sequence, jobs)
             }
             Self::Purge { state, .. } => remove::purge(scripts, partition, settings, sequence, *state),
-            Self::Configure(changes) => mend::configure(scripts, partition, settings, sequence, changes),
+            Self::Configure {
+                stored: Some(changes), ..
+            } => mend::configure(scripts, partition, settings, sequence, changes),
+            Self::Open(spread) => {
+                let changes = [(SPREAD, spread.to_string())];
+                mend::configure(scripts, partition, settings, sequence, &changes)
+            }
+            Self::Copy { seen } => mend::copy(scripts, partition, settings, seen),
             Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
-            Self::Drop => mend::drop(scripts, partition, settings, sequence),
-            Self::Check { place, repair, .. } => check::check(scripts, partition, settings, *place, *repair),
+            Self::Drop if settings.spread.is_none() => mend::drop(scripts, partition, settings, sequence),
+            // Before anything is gone it is known that all is to go: who dies on the way leaves no half of a queue.
+            Self::Drop if !settings.dropping => {
+                let changes = [(DROPPING, "1".to_owned())];
+                mend::configure(scripts, partition, settings, sequence, &changes)
+            }
+            Self::Drop => look::stats(scripts, partition, settings),
+            Self::DropPart { version } => mend::drop_as_of(scripts, partition, settings, sequence, version),
+            Self::Check { place, repair } => check::check(scripts, partition, settings, *place, *repair),
             Self::Cron(call) => call.encode(scripts, partition, settings, sequence),
         }
     }
 
-    /// Reads the reply to its call.
+    /// Reads the reply to its call. `settings`: those that the call was made with.
     pub fn read(
         self,
         reply: Bytes,
         queue: &QueueName,
-        mark: QueueMark,
+        origin: Origin,
         settings: &Settings,
     ) -> Result<(Standing, Step), CallError> {
         match self {
@@ -144,18 +254,39 @@ impl Single {
                 let answer = match &self {
                     Self::Len => Reply::Integer(stats.ready() as i64),
                     Self::Settings => Reply::Settings(Box::new(settings.clone())),
-                    _ => Reply::Stats(Box::new(stats), settings.pause),
+                    _ => {
+                        let partitions = settings.spread.as_ref().map_or(1, Spread::active);
+                        Reply::Stats(Box::new(stats), settings.pause, partitions)
+                    }
                 };
                 Ok((standing, self.unless_more(standing, answer)))
             }
+            Self::Confirm => Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Ok))),
+            Self::Configure { asked, stored: None } => {
+                let (standing, _) = look::stats_reply(reply)?;
+                let stored = Some(Vec::new()); // to be filled in
+                Ok((standing, Step::Again(Self::Configure { asked, stored })))
+            }
+            Self::Configure { .. } => Ok((mend::configured(reply)?, Step::Again(Self::Confirm))),
+            Self::Open(_) | Self::Copy { .. } => Ok((mend::configured(reply)?, Step::Done(Reply::Ok))),
+            Self::Drop if settings.spread.is_some() && !settings.dropping => {
+                Ok((mend::configured(reply)?, Step::Again(self)))
+            }
+            Self::Drop if settings.spread.is_some() => Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Integer(1)))),
+            // If another proxy was faster, the queue was there all the same.
+            Self::DropPart { .. } => Ok((mend::counted(reply)?.0, Step::Done(Reply::Integer(1)))),
+            Self::Drop => {
+                let (standing, dropped) = mend::counted(reply)?;
+                Ok((standing, Step::Done(Reply::Integer(dropped as i64))))
+            }
             Self::Job(_) => {
                 let (standing, view) = look::job_reply(reply)?;
-                let view = view.map(|view| Reply::View(mark, Box::new((settings.clone(), view))));
+                let view = view.map(|view| Reply::View(origin, Box::new((settings.clone(), view))));
                 Ok((standing, self.unless_more(standing, view.unwrap_or(Reply::NoView))))
             }
             Self::Explain(_) => {
                 let (standing, explanation) = look::explain_reply(reply)?;
-                let answer = Reply::Explanation(explanation.map(|found| (mark, found)), settings.pause);
+                let answer = Reply::Explanation(explanation.map(|found| (origin, found)), settings.pause);
                 Ok((standing, self.unless_more(standing, answer)))
             }
             Self::Result { waits, .. } => {
@@ -185,7 +316,10 @@ impl Single {
                     false => (found == asked && count > asked).then_some((count - asked, offset + asked)),
                 };
                 let step = match next {
-                    None => Step::Done(Reply::Views(mark, Box::new(settings.clone()), seen)),
+                    None => {
+                        let seen = seen.into_iter().map(|view| (origin, view)).collect();
+                        Step::Done(Reply::Views(Box::new(settings.clone()), seen))
+                    }
                     Some((count, offset)) => Step::Again(Self::Peek {
                         state,
                         count,
@@ -214,24 +348,31 @@ impl Single {
                 };
                 Ok((standing, step))
             }
-            Self::Configure(_) => Ok((mend::configured(reply)?, Step::Done(Reply::Ok))),
             Self::Revive { whom, revived } => {
                 let (standing, now_revived) = mend::counted(reply)?;
                 let revived = revived + now_revived;
+                let left = match &whom {
+                    Revive::Dead(most) => most - now_revived.min(*most),
+                    _ => 0,
+                };
                 let step = match left_to_revive(whom, now_revived) {
-                    None => Step::Done(Reply::Integer(revived as i64)),
                     Some(whom) => Step::Again(Self::Revive { whom, revived }),
+                    None if left > 0 => Step::Next(Self::Revive {
+                        whom: Revive::Dead(left),
+                        revived,
+                    }),
+                    None => Step::Done(Reply::Integer(revived as i64)),
                 };
                 Ok((standing, step))
             }
             Self::Cron(call) => call.read(reply, queue),
             Self::Check { .. } => {
-                let (standing, found) = check::found(reply)?;
+                let (standing, mut found) = check::found(reply, origin.partition)?;
+                let next = origin.partition + 1;
+                if found.next.is_none() && next < settings.allocated() {
+                    found.next = Some(Place::first_of(next));
+                }
                 Ok((standing, self.unless_more(standing, Reply::Checked(Box::new(found)))))
-            }
-            Self::Drop => {
-                let (standing, dropped) = mend::counted(reply)?;
-                Ok((standing, Step::Done(Reply::Integer(dropped as i64))))
             }
         }
     }

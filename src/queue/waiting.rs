@@ -37,8 +37,8 @@ impl Patience {
 /// One `QPOP` or `QMPOP` that has no reply yet.
 #[derive(Debug)]
 pub struct PopRequest {
-    /// The queues to ask, in this order.
-    pub lanes: SmallVec<[LaneKey; 1]>,
+    /// The lanes to ask, in this order: those of each queue's partitions, queue after queue.
+    pub lanes: SmallVec<[LaneKey; 4]>,
     /// Which of them is being asked.
     pub at: usize,
     /// `count` is what is still wanted.
@@ -115,6 +115,19 @@ impl Pops {
     /// Whether any of them asks, or is parked in, that lane.
     pub fn asks(&self, lane: LaneKey) -> bool {
         self.requests.values().any(|request| request.lanes.contains(&lane))
+    }
+
+    /// Those that ask in that lane, or are parked there, and have got nothing yet; the place of those that are parked.
+    pub fn those_in(&mut self, lane: LaneKey) -> Vec<(Option<Place>, &mut PopRequest)> {
+        let asks = |(_, request): &(&Asker, &mut PopRequest)| request.lanes.contains(&lane) && request.got.is_empty();
+        let place = |asker, request: &PopRequest| {
+            let turn = request.turn.filter(|_| request.parked)?;
+            Some(Place { asker, turn })
+        };
+        let those = self.requests.iter_mut().filter(asks);
+        those
+            .map(|(asker, request)| (place(*asker, request), request))
+            .collect()
     }
 
     /// Those that are parked.

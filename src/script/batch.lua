@@ -586,7 +586,7 @@ ready = math.max(ready - withheld, 0)
 --   2. A due time is sooner than what the waiting were told: all are told, by the same channel, and stay.
 --   3. This worker joins, behind the others if it got jobs, and learns the due time from this reply.
 -- What was withheld is not ready for this worker, and the one that it is for has been called.
--- Messages: the queue's name, "come"; the name, a space and ms, "something is due then".
+-- Messages: queue/partition, "come"; the same, a space and ms, "something is due then".
 local waits = waits_from and got <= waits_from and ready == 0 and not more
 if waits or not nobody_waits then
   --@include wake

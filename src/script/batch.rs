@@ -235,10 +235,7 @@ fn write_claim(call: &mut Call, settings: &Settings, operation: &Operation, jitt
         Operation::Return(returns) => {
             for Return { job, delivery, taken } in returns {
                 call.word(b"b");
-                call.word(&name(Claim {
-                    job: *job,
-                    delivery: Some(*delivery),
-                }));
+                call.word(&name(*job, Some(*delivery)));
                 call.number(taken.is_some().into());
                 let (payload, record) = taken.as_ref().map_or((None, None), |(p, r)| (Some(p), r.as_ref()));
                 call.word(payload.map_or(b"", |payload| payload));
@@ -254,13 +251,13 @@ fn write_names(call: &mut Call, claims: &[Claim]) {
         if claim.delivery == Some(1) {
             call.word(claim.job.as_bytes());
         } else {
-            call.word(&name(*claim));
+            call.word(&name(claim.job, claim.delivery));
         }
     }
 }
 
 /// What the claimed lease is called in `T:leases`.
-fn name(Claim { job, delivery }: Claim) -> Vec<u8> {
+fn name(job: LocalId, delivery: Option<u32>) -> Vec<u8> {
     let mut name = job.as_bytes().to_vec();
     match delivery {
         None => name.push(b'?'),

@@ -19,15 +19,27 @@ const HEADER: usize = 16;
 impl Call {
     /// `sequence`: 0 for a look-up, which leaves no trace.
     pub fn new(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
-        Self::with_keys(script, partition, settings, sequence, false)
+        Self::made(script, partition, settings, &settings.version, sequence, false)
     }
 
     /// One that has to do with repeated jobs.
     pub fn with_cron(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
-        Self::with_keys(script, partition, settings, sequence, true)
+        Self::made(script, partition, settings, &settings.version, sequence, true)
     }
 
-    fn with_keys(script: &Script, partition: &Partition, settings: &Settings, sequence: u64, cron: bool) -> Self {
+    /// One that is done whatever settings the partition has; with repeated jobs too.
+    pub fn whatever_the_settings(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
+        Self::made(script, partition, settings, b"*", sequence, true)
+    }
+
+    fn made(
+        script: &Script,
+        partition: &Partition,
+        settings: &Settings,
+        version: &[u8],
+        sequence: u64,
+        cron: bool,
+    ) -> Self {
         let keys = KEYS + if cron { CRON_KEYS } else { 0 };
         let mut out = BytesMut::with_capacity(1024);
         out.put_bytes(0, HEADER);
@@ -40,7 +52,7 @@ impl Call {
         }
         out.put_slice(&partition.caller);
         put_number(sequence, &mut out);
-        write_settings(settings, &mut out);
+        write_settings(settings, version, &mut out);
         Self {
             out,
             arguments: 3 + keys + FIXED,

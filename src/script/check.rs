@@ -27,6 +27,7 @@ pub const KINDS: [&str; 10] = [
 /// Where a check goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
+    pub partition: u16,
     /// From 1.
     part: u64,
     cursor: u64,
@@ -34,18 +35,22 @@ pub struct Place {
 }
 
 impl Place {
-    pub const FIRST: Self = Self {
-        part: 1,
-        cursor: 0,
-        surplus: 0,
-    };
+    pub const fn first_of(partition: u16) -> Self {
+        Self {
+            partition,
+            part: 1,
+            cursor: 0,
+            surplus: 0,
+        }
+    }
 
     /// As it is written. `None`: this is no place.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let mut parts = text.split(|byte| *byte == b'.');
         let mut number = || parts.next().and_then(parse_integer);
-        let (part, cursor, surplus) = (number()?, number()?, number()?);
+        let (partition, part, cursor, surplus) = (number()?, number()?, number()?, number()?);
         let place = Self {
+            partition: partition.try_into().ok()?,
             part: part.try_into().ok().filter(|part| *part > 0)?,
             cursor: cursor.try_into().ok()?,
             surplus,
@@ -56,7 +61,13 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.part, self.cursor, self.surplus)
+        let Self {
+            partition,
+            part,
+            cursor,
+            surplus,
+        } = self;
+        write!(f, "{partition}.{part}.{cursor}.{surplus}")
     }
 }
 
@@ -79,11 +90,12 @@ pub fn check(scripts: &Scripts, partition: &Partition, settings: &Settings, plac
 }
 
 /// If more is due than one call brings back, nothing was looked at.
-pub fn found(reply: Bytes) -> Result<(Standing, Found), CallError> {
+pub fn found(reply: Bytes, partition: u16) -> Result<(Standing, Found), CallError> {
     let (standing, mut reader, _) = open(reply)?;
     let part = unsigned(reader.integer()?)?;
     let cursor = parse_integer(&reader.bulk()?).and_then(|cursor| u64::try_from(cursor).ok());
     let place = Place {
+        partition,
         part,
         cursor: cursor.ok_or(BadReply("a cursor was due"))?,
         surplus: reader.integer()?,
@@ -106,6 +118,7 @@ mod tests {
     #[test]
     fn a_place_is_read_as_it_is_written_and_nothing_else_is() {
         let place = Place {
+            partition: 2,
             part: 15,
             cursor: 200,
             surplus: -3,
@@ -115,12 +128,13 @@ mod tests {
             "",
             "0",
             "1",
-            "1.2",
-            "0.0.0",
-            "1.-1.0",
-            "1.0.0.0",
-            "x.0.0",
-            "1.0.99999999999999999999",
+            "0.1.2",
+            "0.0.0.0",
+            "0.1.-1.0",
+            "-1.1.0.0",
+            "0.1.0.0.0",
+            "0.x.0.0",
+            "0.1.0.99999999999999999999",
         ] {
             assert_eq!(Place::parse(text.as_bytes()), None, "{text}");
         }

@@ -9,6 +9,7 @@ use crate::command::keys::slot;
 use crate::config::Rate;
 use crate::queue::operation::QueueName;
 use crate::queue::settings::Settings;
+use crate::queue::spread::Place;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
 pub const KEYS: usize = 25;
@@ -58,11 +59,12 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// `worker` names the lane's worker among all of all proxies, now and as long as Redis remembers its last call.
-    pub fn new(prefix: &str, queue: &QueueName, number: u16, worker: &str) -> Self {
-        let tag = format!("{prefix}:{{{queue}/{number}}}");
+    /// `place`: which partition, as [`crate::queue::spread::Spread`] names it. `worker` names the lane's worker among all
+    /// of all proxies, now and as long as Redis remembers its last call.
+    pub fn new(prefix: &str, queue: &QueueName, place: Place, worker: &str) -> Self {
+        let tag = format!("{prefix}:{{{}}}", place.tag(queue));
         let lane = format!("lane:{worker}");
-        let caller = format!("{worker} {} {queue}", wake_channel(prefix, ""));
+        let caller = format!("{worker} {} {queue}/{}", wake_channel(prefix, ""), place.number);
         let keys = |names: &mut dyn Iterator<Item = &str>| bulks(&mut names.map(|name| format!("{tag}:{name}")));
         Self {
             slot: slot(tag.as_bytes()),
@@ -85,7 +87,7 @@ pub fn wake_channel(prefix: &str, worker: &str) -> String {
 }
 
 /// What every script has to know of the settings, as one word; their version first.
-pub(super) fn write_settings(settings: &Settings, out: &mut BytesMut) {
+pub(super) fn write_settings(settings: &Settings, version: &[u8], out: &mut BytesMut) {
     let Settings {
         retries,
         max_lapses,
@@ -95,7 +97,7 @@ pub(super) fn write_settings(settings: &Settings, out: &mut BytesMut) {
     } = settings;
     let (lease, dead_ttl) = (millis(settings.lease), millis(settings.dead_ttl));
     let (backoff, max_backoff) = (millis(settings.backoff), millis(settings.max_backoff));
-    let version = String::from_utf8_lossy(&settings.version);
+    let version = String::from_utf8_lossy(version);
     let (group_jobs, per) = rate(settings.group_rate);
     let word = format!(
         "{version} {lease} {retries} {backoff} {max_backoff} {max_lapses} {dead_max_len} {dead_ttl} \

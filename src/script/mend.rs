@@ -51,11 +51,39 @@ pub fn revive(scripts: &Scripts, partition: &Partition, settings: &Settings, seq
     call.finish()
 }
 
-pub fn drop(scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64) -> Bytes {
-    Call::with_cron(&scripts.drop, partition, settings, sequence).finish()
+/// `settings`: those of partition 0. `seen`: the version that the partition had.
+pub fn copy(scripts: &Scripts, partition: &Partition, settings: &Settings, seen: &[u8]) -> Bytes {
+    let mut call = Call::whatever_the_settings(&scripts.copy, partition, settings, 0);
+    call.word(seen);
+    call.word(&settings.version);
+    for (name, value) in &settings.overrides {
+        call.word(name);
+        call.word(value);
+    }
+    call.finish()
 }
 
-/// What `configure` came to.
+/// A queue that has one partition.
+pub fn drop(scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64) -> Bytes {
+    let mut call = Call::with_cron(&scripts.drop, partition, settings, sequence);
+    call.word(&settings.version);
+    call.finish()
+}
+
+/// One of several partitions, unless it belongs to a queue that was made after that version of the settings.
+pub fn drop_as_of(
+    scripts: &Scripts,
+    partition: &Partition,
+    settings: &Settings,
+    sequence: u64,
+    version: &[u8],
+) -> Bytes {
+    let mut call = Call::whatever_the_settings(&scripts.drop, partition, settings, sequence);
+    call.word(version);
+    call.finish()
+}
+
+/// What `configure` or `copy` came to.
 pub fn configured(reply: Bytes) -> Result<Standing, CallError> {
     Ok(open(reply)?.0)
 }

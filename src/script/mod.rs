@@ -8,7 +8,7 @@
 //!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`), [`mend`] (`configure.lua`,
-//!   `revive.lua`, `drop.lua`) [`check`] (`check.lua`), and [`cron`] (`cron.lua`, `crontab.lua`).
+//!   `copy.lua`, `revive.lua`, `drop.lua`), [`check`] (`check.lua`), and [`cron`] (`cron.lua`, `crontab.lua`).
 //! - [`record`]: what is remembered of a job.
 //! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
 
@@ -26,6 +26,7 @@ pub mod wake;
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::queue::operation::Priority;
 use crate::resp::reader::{BadReply, Element, Reader};
 
 pub use crate::queue::settings::Settings;
@@ -55,6 +56,7 @@ pub struct Scripts {
     pub purge: Script,
     pub configure: Script,
     pub revive: Script,
+    pub copy: Script,
     pub drop: Script,
     pub check: Script,
     pub cron: Script,
@@ -102,6 +104,7 @@ impl Scripts {
             delete: script("delete", include_str!("delete.lua")),
             purge: script("purge", include_str!("purge.lua")),
             configure: script("configure", include_str!("configure.lua")),
+            copy: script("copy", include_str!("copy.lua")),
             revive: script("revive", include_str!("revive.lua")),
             drop: script("drop", include_str!("drop.lua")),
             check: script("check", include_str!("check.lua")),
@@ -110,7 +113,7 @@ impl Scripts {
         }
     }
 
-    pub fn all(&self) -> [&Script; 14] {
+    pub fn all(&self) -> [&Script; 15] {
         [
             &self.batch,
             &self.stats,
@@ -121,6 +124,7 @@ impl Scripts {
             &self.delete,
             &self.purge,
             &self.configure,
+            &self.copy,
             &self.revive,
             &self.drop,
             &self.check,
@@ -155,6 +159,8 @@ pub struct Standing {
     pub next_due: Option<u64>,
     /// Jobs ready to be popped.
     pub ready: u64,
+    /// The highest priority that has one; `Normal` if there is none.
+    pub top: Priority,
     /// More was due than one call brings back: call again before you believe what is missing.
     pub more: bool,
 }
@@ -170,13 +176,19 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
     let now = unsigned(reader.integer()?)?;
     let next_due = reader.integer_or_null()?.map(unsigned).transpose()?;
     let ready = unsigned(reader.integer()?)?;
-    let more = reader.integer()? == 1;
+    let left = unsigned(reader.integer()?)?;
     Ok((
         Standing {
             now,
             next_due,
             ready,
-            more,
+            top: match left >> 1 {
+                1 => Priority::Urgent,
+                2 => Priority::High,
+                3 => Priority::Low,
+                _ => Priority::Normal,
+            },
+            more: left & 1 == 1,
         },
         reader,
         len,
@@ -184,7 +196,7 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
 }
 
 /// The overrides of a queue's settings, which a call did not know of: nothing of it was done.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Changed {
     pub version: Bytes,
     pub overrides: Vec<(Bytes, Bytes)>,

@@ -2,7 +2,7 @@
 -- The loader puts this file in front of each of the others, so that it is one chunk with them. It makes few functions:
 -- each costs every call a little, whether it is used or not. What is seldom needed is in upkeep.lua.
 --
--- KEYS, all of one partition and so of one hash tag, T = <prefix>:{<queue>/<partition>}:
+-- KEYS, all of one partition and so of one hash tag, T = <prefix>:{<queue>/<partition>}, or {<queue>/<partition>.<salt>}:
 --   T:jobs    hash  id → payload, byte for byte, or packed by the proxy. A job exists as long as it stands here, and no longer.
 --   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
 --                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
@@ -19,7 +19,8 @@
 --                   the number of tombstones, entries in its list whose job was deleted, has expired or lost its group's turn; turns:
 --                   how many there were
 --   T:waiting zset  worker, ms since when it waits for a job
---   T:settings hash what QCONFIG SET changed of the queue's settings, and whether it is paused
+--   T:settings hash what QCONFIG SET changed of the queue's settings, whether it is paused, over which partitions the queue
+--                   spreads, and whether all that is being removed. Partition 0's are what holds; the others' are copies.
 --   T:unique  hash  unique key → id of the job that holds it
 --   T:holds   zset  unique key, ms until which FOR holds it
 --   T:awaited zset  id, a space and a worker: a client of its waits for the job's end
@@ -35,7 +36,7 @@
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list or behind its group.
 --
--- ARGV: who calls (worker, prefix of the wake channels, queue: words with a space between), sequence, the queue's
+-- ARGV: who calls (worker, prefix of the wake channels, queue/partition: words with a space between), sequence, the queue's
 -- settings (words likewise: their version, empty if nothing was changed, then lease, retries, backoff, longest backoff,
 -- lapses allowed, dead letters kept, for how long, jobs of a group leased at once, and its rate: so many, 0 for no bound, in
 -- so many ms); from the fourth on what the script itself asks for.
@@ -81,9 +82,10 @@ if before then
   before = last == tonumber(sequence) and sub(before, at + 1)
 end
 
--- A call with settings of another version does nothing: it brings back what they are now, and is made again.
+-- A call with settings of another version does nothing: it brings back what they are now, and is made again. One whose
+-- version is * does not go by them.
 local version = known[8] or ''
-if not before and sub(ARGV[3], 1, #version + 1) ~= version .. ' ' then
+if not before and sub(ARGV[3], 1, #version + 1) ~= version .. ' ' and sub(ARGV[3], 1, 2) ~= '* ' then
   return {'SETTINGS', version, call('HGETALL', overrides)}
 end
 
@@ -91,19 +93,22 @@ local function ready_in(letter)
   return call('LLEN', lists[letter]) - (tombstones[letter] or 0) - (changes[letter] or 0)
 end
 
--- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, whether
--- upkeep is left.
+-- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, and in one number
+-- whether upkeep is left (1) and of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6).
 local function standing()
   local soonest = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
   local ready = ready_in('n')
+  local left = more and 1 or 0
   if not plain then
     local due = tonumber(call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
     local allowed = tonumber(call('ZRANGE', throttled, 0, 0, 'WITHSCORES')[2])
     soonest = due and min(due, soonest or due) or soonest
     soonest = allowed and min(allowed, soonest or allowed) or soonest
-    ready = ready + ready_in('u') + ready_in('h') + ready_in('l')
+    local u, h, l = ready_in('u'), ready_in('h'), ready_in('l')
+    left = left + (u > 0 and 2 or h > 0 and 4 or ready == 0 and l > 0 and 6 or 0)
+    ready = ready + u + h + l
   end
-  return now, soonest or false, math.max(ready, 0), more and 1 or 0
+  return now, soonest or false, math.max(ready, 0), left
 end
 
 -- Writes the counters. A list that holds nothing but tombstones goes.

@@ -14,3 +14,12 @@ local function wake_one(before)
     end
   end
 end
+
+-- Calls everybody, for settings that are not what they were.
+local function wake_all()
+  local channel, queue = ARGV[1]:match('^%S+ (%S+) (%S+)$')
+  for _, worker in ipairs(call('ZRANGE', waiting, 0, -1)) do
+    call('PUBLISH', channel .. worker, queue)
+  end
+  call('UNLINK', waiting)
+end

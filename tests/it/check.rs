@@ -250,7 +250,7 @@ fn a_long_queue_is_mended_while_it_is_used_and_keeps_its_order() {
         "what the sum shows"
     );
 
-    let (mut next, mut calls, mut popped) = (Some(Place::FIRST), 0, Vec::new());
+    let (mut next, mut calls, mut popped) = (Some(Place::first_of(0)), 0, Vec::new());
     while let Some(place) = next {
         next = queue.lane.check_from(place, true).next;
         calls += 1;
@@ -292,7 +292,7 @@ fn back(job: &millrace::script::Job) -> millrace::queue::operation::Return {
 fn a_call_looks_at_a_bounded_part() {
     let mut queue = Queue::new();
     queue.lane.one(many(20_000));
-    let (mut next, mut jobs) = (Some(Place::FIRST), 0);
+    let (mut next, mut jobs) = (Some(Place::first_of(0)), 0);
     while let Some(place) = next {
         let found = queue.lane.check_from(place, false);
         assert!(found.jobs <= 1000, "{} jobs", found.jobs);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use millrace::queue::id::LocalId;
 use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, QueueName, State};
 use millrace::queue::settings::Change;
+use millrace::queue::spread;
 use millrace::resp::frame::{Frame, FrameScanner};
 use millrace::script::check::{self, Found, Place};
 use millrace::script::cron::{self, Asked, Told};
@@ -102,7 +103,7 @@ impl Lane {
             bench: Rc::clone(bench),
             settings,
             parked: false,
-            partition: Partition::new("q", &queue, 0, worker),
+            partition: Partition::new("q", &queue, spread::Place::default(), worker),
             stream,
             sequence: 0,
             last: (Vec::new(), Bytes::new()),
@@ -282,7 +283,7 @@ impl Lane {
 
     /// The whole queue: what all calls found together.
     pub fn check(&mut self, repair: bool) -> Found {
-        let (mut all, mut next) = (Found::default(), Some(Place::FIRST));
+        let (mut all, mut next) = (Found::default(), Some(Place::first_of(0)));
         while let Some(place) = next {
             let found = self.check_from(place, repair);
             next = found.next;
@@ -297,7 +298,7 @@ impl Lane {
 
     pub fn check_from(&mut self, place: Place, repair: bool) -> Found {
         let call = check::check(&self.bench.scripts, &self.partition, &self.settings, place, repair);
-        self.until_final(&call, check::found)
+        self.until_final(&call, |reply| check::found(reply, 0))
     }
 
     /// `Add` or `Delete`: what it counted.
@@ -362,11 +363,16 @@ impl Lane {
 
 pub fn by_receipt(job: &Job) -> Claim {
     Claim {
+        partition: 0,
         job: job.id,
         delivery: Some(job.delivery),
     }
 }
 
 pub fn by_id(job: LocalId) -> Claim {
-    Claim { job, delivery: None }
+    Claim {
+        partition: 0,
+        job,
+        delivery: None,
+    }
 }

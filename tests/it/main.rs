@@ -24,6 +24,7 @@ mod lane;
 mod load;
 mod model;
 mod order;
+mod partitions;
 mod protocol;
 mod proxies;
 mod recipes;

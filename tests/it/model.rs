@@ -468,6 +468,7 @@ impl Queue {
             return is_back;
         }
         self.holds(Claim {
+            partition: 0,
             job: back.job,
             delivery: Some(back.delivery),
         }) && {

@@ -40,6 +40,8 @@ impl Scene {
             "QPUSH q later DELAY 3600000",
             "QPUSH full a",
             "QCONFIG SET full max_len 1",
+            "QCONFIG SET wide partitions 3 max_len 4",
+            "QPUSH wide a",
             "QPUSH paused a",
             "QPAUSE paused ALL",
         ] {

@@ -246,7 +246,7 @@ fn a_push_wakes_the_worker_that_has_waited_longest_and_only_it() {
     }
     assert_eq!(waiting(&lanes[0]), ["w2", "w3"]);
     lanes[0].push("a");
-    assert!(matches!(heard(&mut second), Wake::Come(queue) if queue.as_str() == "orders"));
+    assert!(matches!(heard(&mut second), Wake::Come(queue, 0) if queue.as_str() == "orders"));
     assert_eq!(waiting(&lanes[0]), ["w3"]);
 }
 
@@ -263,7 +263,7 @@ fn a_worker_that_hears_nothing_is_passed_over() {
         bench.advance(1);
     }
     lanes[0].push("a");
-    assert!(matches!(heard(&mut third), Wake::Come(_)));
+    assert!(matches!(heard(&mut third), Wake::Come(..)));
     assert!(waiting(&lanes[0]).is_empty());
 }
 
@@ -282,7 +282,7 @@ fn the_waiting_are_told_of_a_due_time_sooner_than_they_know() {
             },
         );
         if told {
-            assert!(matches!(heard(&mut second), Wake::Due(_, due) if due == bench.now() + delay));
+            assert!(matches!(heard(&mut second), Wake::Due(_, 0, due) if due == bench.now() + delay));
         }
     }
     assert_eq!(waiting(&one), ["w2"]);
@@ -349,7 +349,7 @@ fn a_queue_that_is_resumed_calls_those_who_wait() {
     ears.run("SUBSCRIBE q:wake:w1");
     lane.batch(&[waiting_pop()]);
     Lane::on_the_same(&lane, "w2").configure(&[("paused_pop", String::new())]);
-    assert_eq!(ears.receive().items()[2].text(), "orders");
+    assert_eq!(ears.receive().items()[2].text(), "orders/0");
 }
 
 #[test]

@@ -56,6 +56,42 @@ fn against_bare_list(settings: &Settings, report: &mut Report, each: usize, goal
     Ok(())
 }
 
+/// The same queue in three partitions and in one, which lie on one Redis here: what spreading costs, not what it gains.
+pub fn partitions(settings: &Settings, report: &mut Report) -> Result<()> {
+    let (redis, proxy) = redis_and_proxy(settings.workers);
+    for each in [50, 500] {
+        let crew = Crew::Apart {
+            producers: each,
+            consumers: each,
+        };
+        let (mut three, mut one) = (Vec::new(), Vec::new());
+        for round in 0..settings.rounds {
+            for (partitions, figures) in [(3, &mut three), (1, &mut one)] {
+                let queue = format!("in-{partitions}-{each}-{round}");
+                let set = ["QCONFIG", "SET", &queue, "partitions", &partitions.to_string()];
+                proxy.client().call(&set);
+                let (outcome, scripts) = through_the_proxy(&redis, &proxy, &queue, crew)?;
+                figures.push(outcome.cpu_a_job(0));
+                if round + 1 == settings.rounds {
+                    let name = format!("{each} + {each}, {partitions} partitions, last round");
+                    let proxy_cpu = outcome.cpu_a_job(1);
+                    report.note(format!("{name}: {}", told(&outcome)));
+                    report.note(format!("{name}: {scripts}; proxy CPU {proxy_cpu:.1} us a job"));
+                }
+            }
+        }
+        report.row(Row {
+            what: format!("Redis CPU a job, three partitions, {each} + {each} clients"),
+            unit: "us",
+            ours: median(three),
+            peer: Some(("one partition", median(one))),
+            goal: Goal::Ratio(1.3),
+            aim: None,
+        });
+    }
+    Ok(())
+}
+
 /// One run of ours; the CPU figures are Redis's and the proxy's. With it, what the scripts had of Redis's.
 fn through_the_proxy(redis: &RedisServer, proxy: &Proxy, queue: &str, crew: Crew) -> Result<(Outcome, String)> {
     redis.client().run("CONFIG RESETSTAT");

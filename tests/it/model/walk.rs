@@ -330,16 +330,19 @@ impl Twins {
         let leased = self.model.in_state(State::Leased);
         Some(match pick {
             Pick::Any(index, delivery) => Claim {
+                partition: 0,
                 job: one_of(index, &self.pushed)?,
                 delivery: *delivery,
             },
             Pick::Id(index) => Claim {
+                partition: 0,
                 job: one_of(index, &leased)?,
                 delivery: None,
             },
             Pick::Receipt(index) => {
                 let job = one_of(index, &leased)?;
                 Claim {
+                    partition: 0,
                     job,
                     delivery: Some(self.model.view(job)?.record.delivery()),
                 }
