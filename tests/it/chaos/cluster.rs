@@ -1,6 +1,7 @@
 //! Three primaries with a replica each, and two proxies before them. As in a Sentinel set, what a primary had acknowledged
 //! when it was lost may be forgotten; a graceful failover, and slots that move, may cost nothing.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::load::{Load, QUEUE};
 use crate::support::cluster::{Cluster, Failover, Node};
-use crate::support::{PATIENCE, Proxy, RedisServer, wait_until};
+use crate::support::{PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
 impl Servers for Cluster {
     fn nodes(&self) -> Vec<&RedisServer> {
@@ -167,13 +168,28 @@ fn another_primary(cluster: &Cluster, than: usize) -> usize {
 }
 
 fn slots_of_the_load(cluster: &Cluster, load: &Load) -> Vec<u16> {
-    load.queues().iter().map(|queue| slot_of(cluster, queue)).collect()
+    load.queues()
+        .iter()
+        .flat_map(|queue| slots_of(cluster, queue))
+        .collect()
 }
 
-/// Of the queue's first partition.
+/// Of one of the queue's partitions.
 fn slot_of(cluster: &Cluster, queue: &str) -> u16 {
-    let slot = format!("CLUSTER KEYSLOT q:{{{queue}/0}}");
-    cluster.nodes[0].call(&slot).integer() as u16
+    slots_of(cluster, queue)[0]
+}
+
+/// Where the queue's keys are. That it has some was waited for: jobs have gone all their way.
+fn slots_of(cluster: &Cluster, queue: &str) -> Vec<u16> {
+    let primaries = cluster.nodes.iter().filter(|node| !node.is_down() && node.is_primary());
+    let slots = primaries.flat_map(|node| {
+        let keys = node.call(&format!("KEYS q:{{{queue}/*"));
+        let slot = |key: &Reply| node.call(&format!("CLUSTER KEYSLOT {}", key.text())).integer() as u16;
+        keys.items().iter().map(slot).collect::<BTreeSet<_>>()
+    });
+    let slots: BTreeSet<_> = slots.collect();
+    assert!(!slots.is_empty(), "{queue} has no keys");
+    slots.into_iter().collect()
 }
 
 #[test]

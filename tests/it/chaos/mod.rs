@@ -167,13 +167,19 @@ impl Dice {
 
 /// What the faults of a table cost, over all rounds.
 #[derive(Default)]
-struct Figures(BTreeMap<&'static str, Cost>);
+struct Figures {
+    costs: BTreeMap<&'static str, Cost>,
+    /// Calls that were answered between the faults.
+    quiet: Vec<Duration>,
+}
 
 #[derive(Default)]
 struct Cost {
     /// The longest of each time.
     pauses: Vec<Duration>,
     first_successes: Vec<Duration>,
+    /// Of pushes and settlements that were answered meanwhile.
+    calls: Vec<Duration>,
     /// Of acknowledged pushes, and of other acknowledgements.
     lost: (usize, usize),
     /// From the oldest of them that was forgotten until the fault.
@@ -183,11 +189,19 @@ struct Cost {
 impl Figures {
     fn add(&mut self, brought: &[Brought], verdict: &Verdict) {
         for brought in brought {
-            let cost = self.0.entry(brought.name).or_default();
+            let cost = self.costs.entry(brought.name).or_default();
             let within = verdict.pauses.iter().filter_map(|pause| pause.with(&brought.span));
             cost.pauses
                 .push(within.map(|pause| pause.length()).max().unwrap_or_default());
             cost.first_successes.extend(brought.first_success);
+        }
+        for call in &verdict.calls {
+            let cause = brought.iter().find(|brought| brought.span.holds(call.until));
+            match cause {
+                Some(cause) => &mut self.costs.entry(cause.name).or_default().calls,
+                None => &mut self.quiet,
+            }
+            .push(call.length());
         }
         for loss in &verdict.losses {
             // The latest, as an earlier one's time to move may reach into it.
@@ -195,7 +209,7 @@ impl Figures {
                 .iter()
                 .filter(|brought| brought.forgets && brought.losses().holds(loss.at));
             let Some(cause) = forgot.next_back() else { continue };
-            let cost = self.0.entry(cause.name).or_default();
+            let cost = self.costs.entry(cause.name).or_default();
             match loss.kind {
                 Kind::Lost => cost.lost.0 += 1,
                 _ => cost.lost.1 += 1,
@@ -205,25 +219,45 @@ impl Figures {
     }
 
     fn print(&self, title: &str) {
+        let quiet = p99(&self.quiet);
         println!("\n{title}: what clients saw, median (longest) in ms; what Redis forgot of what it had acknowledged");
+        println!(
+            "p99 of pushes and settlements between the faults: {:.1} ms",
+            millis(quiet)
+        );
         let heads = [
             "pause",
             "after new primary",
-            "pushes forgotten",
+            "p99",
+            "forgotten: pushes",
             "others",
             "from ms before",
         ];
         println!("{:<44}{}", "fault", heads.map(|head| format!("{head:>19}")).concat());
-        for (name, cost) in &self.0 {
-            let times = [shown(&cost.pauses), shown(&cost.first_successes)];
-            let losses = [cost.lost.0, cost.lost.1, cost.window.as_millis() as usize];
-            let figures = times.into_iter().chain(losses.map(|figure| figure.to_string()));
-            println!(
-                "{name:<44}{}",
-                figures.map(|figure| format!("{figure:>19}")).collect::<String>()
-            );
+        for (name, cost) in &self.costs {
+            let p99 = p99(&cost.calls);
+            let ratio = millis(p99) / millis(quiet);
+            let figures = [
+                shown(&cost.pauses),
+                shown(&cost.first_successes),
+                format!("{:.1} ({ratio:.1} x)", millis(p99)),
+                cost.lost.0.to_string(),
+                cost.lost.1.to_string(),
+                cost.window.as_millis().to_string(),
+            ];
+            println!("{name:<44}{}", figures.map(|figure| format!("{figure:>19}")).concat());
         }
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn p99(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() * 99 / 100).copied().unwrap_or_default()
 }
 
 fn shown(times: &[Duration]) -> String {

@@ -171,6 +171,8 @@ pub struct Verdict {
     pub losses: Vec<Fault>,
     /// Nobody was told anything but errors.
     pub pauses: Vec<Span>,
+    /// From the request to the reply of every push and every settlement.
+    pub calls: Vec<Span>,
 }
 
 pub struct History {
@@ -271,7 +273,15 @@ fn judge(notes: &[Note], rules: &Rules) -> Verdict {
         is_loss && rules.losses.iter().any(|span| span.holds(fault.at))
     };
     let (losses, faults) = found.into_iter().partition(excused);
-    Verdict { faults, losses, pauses }
+    let calls = notes
+        .iter()
+        .filter(|note| note.is_success() && !matches!(note.what, What::Delivered { .. }));
+    Verdict {
+        faults,
+        losses,
+        pauses,
+        calls: calls.map(Note::span).collect(),
+    }
 }
 
 fn judge_errors(notes: &[Note], allowed: &[String], found: &mut Vec<Fault>) {
