@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fault, Mix, SOME, Servers, Stage, suffering};
+use super::{Fault, Forgets, Mix, SOME, Servers, Stage, suffering};
 use crate::history::Rules;
 use crate::load::{LOST, Load};
 use crate::support::relay::Way;
@@ -90,7 +90,7 @@ const fn fault(name: &'static str, happens: fn(&mut Stage<Lines>, &Load) -> Opti
     Fault {
         name,
         happens,
-        forgets: false,
+        forgets: Forgets::Nothing,
     }
 }
 

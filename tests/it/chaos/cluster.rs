@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{
-    FORGETFUL, Fault, SOME, Servers, Stage, forgetful_rules, forgotten_scripts, killed_connections, paused_clients,
-    suffering,
+    FORGETFUL, Fault, Forgets, SOME, Servers, Stage, forgetful_rules, forgotten_scripts, killed_connections,
+    paused_clients, suffering,
 };
 use crate::load::{Load, QUEUE};
 use crate::support::cluster::{Cluster, Failover, Node};
+use crate::support::proxy::ProxyPlan;
 use crate::support::{PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
 impl Servers for Cluster {
@@ -22,37 +23,37 @@ const TABLE: &[Fault<Cluster>] = &[
     Fault {
         name: "kill -9 of a primary",
         happens: |stage, load| replaced(&mut stage.redis, load, Cluster::kill, Cluster::restart),
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "SIGSTOP of a primary",
         happens: |stage, load| replaced(&mut stage.redis, load, Cluster::freeze, Cluster::thaw),
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "CLUSTER FAILOVER",
         happens: |stage, load| failed_over(&stage.redis, load, Failover::Graceful),
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "CLUSTER FAILOVER FORCE",
         happens: |stage, load| failed_over(&stage.redis, load, Failover::Force),
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "CLUSTER FAILOVER TAKEOVER",
         happens: |stage, load| failed_over(&stage.redis, load, Failover::Takeover),
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "kill -9 of a replica",
         happens: |stage, load| replica_gone(&mut stage.redis, load, Cluster::kill, Cluster::restart),
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "SIGSTOP of a replica",
         happens: |stage, load| replica_gone(&mut stage.redis, load, Cluster::freeze, Cluster::thaw),
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "slots moved there and back",
@@ -66,7 +67,7 @@ const TABLE: &[Fault<Cluster>] = &[
             }
             None
         },
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "node added, served from and removed",
@@ -79,22 +80,22 @@ const TABLE: &[Fault<Cluster>] = &[
             stage.redis.remove_node(new);
             None
         },
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "SCRIPT FLUSH",
         happens: forgotten_scripts,
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "CLIENT KILL",
         happens: killed_connections,
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "CLIENT PAUSE",
         happens: paused_clients,
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
 ];
 
@@ -192,15 +193,33 @@ fn slots_of(cluster: &Cluster, queue: &str) -> Vec<u16> {
     slots.into_iter().collect()
 }
 
-#[test]
-fn a_cluster_is_broken_and_resharded_and_no_client_is_told_an_error() {
+const REPLICATED: &[Fault<Cluster>] = &[Fault {
+    name: "kill -9 of a primary, replicas = 1",
+    happens: TABLE[0].happens,
+    forgets: Forgets::AllButPushes,
+}];
+
+fn stage(set_up: impl Fn(ProxyPlan) -> ProxyPlan) -> Stage<Cluster> {
     let redis = Cluster::start(3, 1);
     let proxy = || {
         let plan = suffering(Proxy::before_cluster(&redis.seeds()));
-        plan.allow_log("not every node of the cluster can be asked").start()
+        set_up(plan.allow_log("not every node of the cluster can be asked")).start()
     };
     let proxies = vec![proxy(), proxy()];
-    let mut stage = Stage { redis, proxies };
+    Stage { redis, proxies }
+}
+
+#[test]
+fn a_cluster_is_broken_and_resharded_and_no_client_is_told_an_error() {
+    let mut stage = stage(|plan| plan);
     let addresses = stage.addresses();
     stage.run("cluster", FORGETFUL, &addresses, TABLE, &forgetful_rules());
+}
+
+#[test]
+fn no_push_that_a_replica_confirmed_is_lost_with_a_primary() {
+    let mut stage = stage(|plan| plan.set(r#"queues."*".replicas"#, "1"));
+    let addresses = stage.addresses();
+    let rules = forgetful_rules().allow(&["NOREPLICAS"]);
+    stage.run("cluster", FORGETFUL, &addresses, REPLICATED, &rules);
 }

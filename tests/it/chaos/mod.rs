@@ -13,7 +13,7 @@ mod single;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::history::{Kind, Rules, Span, Verdict};
+use super::history::{Kind, Loss, Rules, Span, Verdict};
 use super::load::{Load, Mix, QUEUE};
 use crate::support::proxy::ProxyPlan;
 use crate::support::{Proxy, RedisServer};
@@ -54,15 +54,23 @@ struct Fault<R> {
     name: &'static str,
     /// Brings it about and heals it, both under the load. When another primary was known, if there came another.
     happens: fn(&mut Stage<R>, &Load) -> Option<Instant>,
-    /// What Redis had acknowledged may be forgotten by it.
-    forgets: bool,
+    forgets: Forgets,
+}
+
+/// What Redis had acknowledged may be forgotten by it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Forgets {
+    Nothing,
+    /// But what replicas had confirmed before its reply.
+    AllButPushes,
+    All,
 }
 
 /// What one fault came to.
 struct Brought {
     name: &'static str,
     span: Span,
-    forgets: bool,
+    forgets: Forgets,
     /// When another primary was, and how long after that the first call succeeded.
     known: Option<Instant>,
     first_success: Option<Duration>,
@@ -83,9 +91,7 @@ impl<R: Servers> Stage<R> {
             let load = Load::of(mix, addresses);
             let brought: Vec<Brought> = order.iter().map(|fault| self.bring(title, fault, &load)).collect();
             let mut rules = rules.clone();
-            rules
-                .losses
-                .extend(brought.iter().filter(|brought| brought.forgets).map(Brought::losses));
+            rules.losses.extend(brought.iter().filter_map(Brought::loss));
             let verdict = load.finish_by(&rules, || left(&self.proxies[0], &mix));
             figures.add(&brought, &verdict);
             dice.shuffle(&mut order);
@@ -113,11 +119,13 @@ impl<R: Servers> Stage<R> {
 }
 
 impl Brought {
-    fn losses(&self) -> Span {
-        Span {
+    fn loss(&self) -> Option<Loss> {
+        let span = Span {
             from: self.span.from - LAG,
             until: self.known.map_or(self.span.until, |known| known + MOVING),
-        }
+        };
+        let of_pushes = self.forgets == Forgets::All;
+        (self.forgets != Forgets::Nothing).then_some(Loss { span, of_pushes })
     }
 }
 
@@ -205,9 +213,8 @@ impl Figures {
         }
         for loss in &verdict.losses {
             // The latest, as an earlier one's time to move may reach into it.
-            let mut forgot = brought
-                .iter()
-                .filter(|brought| brought.forgets && brought.losses().holds(loss.at));
+            let explains = |brought: &&Brought| brought.loss().is_some_and(|span| span.span.holds(loss.at));
+            let mut forgot = brought.iter().filter(explains);
             let Some(cause) = forgot.next_back() else { continue };
             let cost = self.costs.entry(cause.name).or_default();
             match loss.kind {

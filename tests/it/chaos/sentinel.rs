@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    FORGETFUL, Fault, SOME, Servers, Stage, forgetful_rules, forgotten_scripts, killed_connections, paused_clients,
-    suffering,
+    FORGETFUL, Fault, Forgets, SOME, Servers, Stage, forgetful_rules, forgotten_scripts, killed_connections,
+    paused_clients, suffering,
 };
 use crate::load::Load;
+use crate::support::proxy::ProxyPlan;
 use crate::support::sentinels::{MASTER, SentinelSet};
 use crate::support::{PATIENCE, Proxy, RedisServer, wait_until};
 
@@ -21,12 +22,12 @@ const TABLE: &[Fault<SentinelSet>] = &[
     Fault {
         name: "kill -9 of the primary",
         happens: |stage, load| replaced(stage, load, RedisServer::kill, RedisServer::restart),
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "SIGSTOP of the primary",
         happens: |stage, load| replaced(stage, load, |server| server.freeze(), |server| server.thaw()),
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "SENTINEL FAILOVER",
@@ -40,7 +41,7 @@ const TABLE: &[Fault<SentinelSet>] = &[
             follow(set, old);
             Some(known)
         },
-        forgets: true,
+        forgets: Forgets::All,
     },
     Fault {
         name: "kill -9 of a replica",
@@ -52,7 +53,7 @@ const TABLE: &[Fault<SentinelSet>] = &[
             follow(&mut stage.redis, replica);
             None
         },
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "SIGSTOP of a replica",
@@ -64,7 +65,7 @@ const TABLE: &[Fault<SentinelSet>] = &[
             stage.redis.wait_until_whole();
             None
         },
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "kill -9 of the sentinel that is configured",
@@ -75,7 +76,7 @@ const TABLE: &[Fault<SentinelSet>] = &[
             stage.redis.wait_until_whole();
             None
         },
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "SIGSTOP of a sentinel",
@@ -86,22 +87,22 @@ const TABLE: &[Fault<SentinelSet>] = &[
             stage.redis.wait_until_whole();
             None
         },
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "SCRIPT FLUSH",
         happens: forgotten_scripts,
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "CLIENT KILL",
         happens: killed_connections,
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
     Fault {
         name: "CLIENT PAUSE",
         happens: paused_clients,
-        forgets: false,
+        forgets: Forgets::Nothing,
     },
 ];
 
@@ -148,17 +149,36 @@ fn follow(set: &mut SentinelSet, port: u16) {
     set.wait_until_whole();
 }
 
-#[test]
-fn a_sentinel_set_is_broken_and_no_client_is_told_an_error() {
+/// Of two replicas the one that has most is elected, so that what one of them confirmed is there.
+const REPLICATED: &[Fault<SentinelSet>] = &[Fault {
+    name: "kill -9 of the primary, replicas = 1",
+    happens: TABLE[0].happens,
+    forgets: Forgets::AllButPushes,
+}];
+
+fn stage(set_up: impl Fn(ProxyPlan) -> ProxyPlan) -> Stage<SentinelSet> {
     let redis = SentinelSet::start();
     // So late that a loaded machine is not taken for a dead one, and again so soon that faults can follow each other.
     redis.elect(Duration::from_secs(1), Duration::from_millis(1500));
     let proxy = || {
         let plan = suffering(Proxy::before_sentinels(&redis.addresses(), MASTER));
-        plan.allow_log("not every sentinel can be asked").start()
+        set_up(plan.allow_log("not every sentinel can be asked")).start()
     };
     let proxies = vec![proxy(), proxy()];
-    let mut stage = Stage { redis, proxies };
+    Stage { redis, proxies }
+}
+
+#[test]
+fn a_sentinel_set_is_broken_and_no_client_is_told_an_error() {
+    let mut stage = stage(|plan| plan);
     let addresses = stage.addresses();
     stage.run("sentinel", FORGETFUL, &addresses, TABLE, &forgetful_rules());
+}
+
+#[test]
+fn no_push_that_a_replica_confirmed_is_lost_with_the_primary() {
+    let mut stage = stage(|plan| plan.set(r#"queues."*".replicas"#, "1"));
+    let addresses = stage.addresses();
+    let rules = forgetful_rules().allow(&["NOREPLICAS"]);
+    stage.run("sentinel", FORGETFUL, &addresses, REPLICATED, &rules);
 }

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fault, Mix, SOME, Servers, Stage, forgotten_scripts, killed_connections, paused_clients, suffering};
+use super::{
+    Fault, Forgets, Mix, SOME, Servers, Stage, forgotten_scripts, killed_connections, paused_clients, suffering,
+};
 use crate::history::Rules;
 use crate::load::{LEASE, Load};
 use crate::support::relay::Way;
@@ -87,7 +89,7 @@ const TABLE: &[Fault<Single>] = &[
 ];
 
 const fn fault(name: &'static str, happens: fn(&mut Stage<Single>, &Load) -> Option<Instant>) -> Fault<Single> {
-    let forgets = false;
+    let forgets = Forgets::Nothing;
     Fault { name, happens, forgets }
 }
 

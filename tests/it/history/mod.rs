@@ -109,8 +109,8 @@ pub struct Rules {
     pub allowed: Vec<String>,
     /// A pop may wait for so long beside a ready job.
     pub patience: Duration,
-    /// What was acknowledged in these spans may be forgotten: a primary was lost or replaced that had not told its replicas.
-    pub losses: Vec<Span>,
+    /// A primary was lost or replaced that had not told its replicas all.
+    pub losses: Vec<Loss>,
 }
 
 impl Rules {
@@ -128,6 +128,25 @@ impl Rules {
     pub fn allow(mut self, errors: &[&str]) -> Rules {
         self.allowed.extend(errors.iter().map(|error| (*error).to_owned()));
         self
+    }
+}
+
+/// What was acknowledged in this span may be forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub span: Span,
+    /// Pushes too. Else those were acknowledged when replicas had them.
+    pub of_pushes: bool,
+}
+
+impl Loss {
+    fn explains(&self, fault: &Fault) -> bool {
+        let may_be = match fault.kind {
+            Kind::Failed | Kind::Slept | Kind::Denied => false,
+            Kind::Lost => self.of_pushes,
+            _ => true,
+        };
+        may_be && self.span.holds(fault.at)
     }
 }
 
@@ -268,10 +287,7 @@ fn judge(notes: &[Note], rules: &Rules) -> Verdict {
     leases::judge(&jobs, rules.lease, &mut found);
     groups::judge(&jobs, rules, &mut found);
     waits::judge(notes, &jobs, &pauses, rules.patience, &mut found);
-    let excused = |fault: &Fault| {
-        let is_loss = !matches!(fault.kind, Kind::Failed | Kind::Slept | Kind::Denied);
-        is_loss && rules.losses.iter().any(|span| span.holds(fault.at))
-    };
+    let excused = |fault: &Fault| rules.losses.iter().any(|loss| loss.explains(fault));
     let (losses, faults) = found.into_iter().partition(excused);
     let calls = notes
         .iter()
@@ -401,10 +417,11 @@ mod tests {
             (9, 9, failed("ERR")),
         ]);
         let mut rules = rules();
-        rules.losses.push(Span {
+        let span = Span {
             from: told[1].told,
             until: told[2].told,
-        });
+        };
+        rules.losses.push(Loss { span, of_pushes: true });
         let verdict = judge(&told, &rules);
         let faults: Vec<_> = verdict.faults.iter().map(|fault| fault.kind).collect();
         assert_eq!(faults, [Kind::Failed, Kind::Lost]);
@@ -413,5 +430,7 @@ mod tests {
             verdict.losses[0].to_string(),
             "p.2 was acknowledged as k and never delivered"
         );
+        rules.losses[0].of_pushes = false; // replicas had it
+        assert_eq!(judge(&told, &rules).losses.len(), 0);
     }
 }
