@@ -122,7 +122,9 @@ impl Brought {
     fn loss(&self) -> Option<Loss> {
         let span = Span {
             from: self.span.from - LAG,
-            until: self.known.map_or(self.span.until, |known| known + MOVING),
+            until: self
+                .known
+                .map_or(self.span.until, |known| self.span.until.max(known + MOVING)),
         };
         let of_pushes = self.forgets == Forgets::All;
         (self.forgets != Forgets::Nothing).then_some(Loss { span, of_pushes })

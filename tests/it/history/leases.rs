@@ -261,11 +261,14 @@ fn judge_pair(
 ) {
     let delivered_before = |then: Instant| began.told.iter().any(|told| *told < then);
     if let Some(ack) = ended.acks.first() {
-        fault(
-            Kind::AfterAck,
-            ack.told,
-            format!("{id}: delivery {later} after delivery {earlier} was acknowledged"),
-        );
+        let (_, came) = began.began().unwrap_or((ack.told, ack.told));
+        let (kind, at, what) = match came < ack.asked {
+            // The earlier receipt should have counted for nothing any more.
+            true => (Kind::TwoLeases, came, "before"),
+            false => (Kind::AfterAck, ack.told, "after"),
+        };
+        let words = format!("{id}: delivery {later} {what} delivery {earlier} was acknowledged");
+        fault(kind, at, words);
     }
     // At the latest the lease began when the reply came, at the earliest when the pop was asked for.
     let lapsed = !ended.asked.iter().any(|asked| delivered_before(*asked + lease));
@@ -280,7 +283,7 @@ fn judge_pair(
 }
 
 /// A receipt is a job id, a colon, the number of the delivery.
-fn id_of(receipt: &str) -> &str {
+pub fn id_of(receipt: &str) -> &str {
     receipt.split_once(':').map_or(receipt, |(id, _)| id)
 }
 
@@ -409,6 +412,19 @@ mod tests {
                 (3, acked("j:1")),
             ],
             &["j was acknowledged 2 times"],
+        );
+    }
+
+    #[test]
+    fn a_stale_receipt_that_counts_is_found() {
+        says(
+            &[
+                (0, pushed("j")),
+                (1, delivered("j:1")),
+                (1002, delivered("j:2")),
+                (1003, acked("j:1")),
+            ],
+            &["j: delivery 2 before delivery 1 was acknowledged"],
         );
     }
 

@@ -75,6 +75,21 @@ pub enum What {
     },
 }
 
+impl What {
+    /// The payload and the id of the job that it is about.
+    fn names(&self) -> [&str; 2] {
+        match self {
+            What::Pushed { payload, id, .. } => [payload, id],
+            What::Refused { payload } => [payload, payload],
+            What::Delivered { payload, receipt, .. } => [payload, leases::id_of(receipt)],
+            What::Acked { receipt, .. } | What::GivenBack { receipt, .. } | What::Doubted { receipt } => {
+                [leases::id_of(receipt), leases::id_of(receipt)]
+            }
+            What::Waited | What::Failed { .. } => ["-", "-"],
+        }
+    }
+}
+
 /// From when until when.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -245,7 +260,8 @@ impl History {
     pub fn check(&self, rules: &Rules) -> Verdict {
         let verdict = self.judge(rules);
         let shown = verdict.faults.iter().take(20);
-        let shown: Vec<_> = shown.map(|fault| format!("{}: {fault}", self.at(fault.at))).collect();
+        let mut shown: Vec<_> = shown.map(|fault| format!("{}: {fault}", self.at(fault.at))).collect();
+        shown.extend(verdict.faults.first().map(|fault| self.story(&fault.words)));
         assert!(
             shown.is_empty(),
             "{} faults, the first of them:\n{}",
@@ -253,6 +269,15 @@ impl History {
             shown.join("\n")
         );
         verdict
+    }
+
+    /// All notes of the jobs that the words name, by payload or id.
+    fn story(&self, words: &str) -> String {
+        let names = |name: &str| words.split([' ', ',', ':', '"', '[', ']']).any(|word| word == name);
+        let notes = self.lock();
+        let told = notes.iter().filter(|note| note.what.names().into_iter().any(names));
+        let lines = told.map(|note| format!("  {} to {}: {:?}", self.at(note.asked), self.at(note.told), note.what));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Note>> {
