@@ -1,4 +1,8 @@
 //! `QRESULT … BLOCK`: who waits for which job's end, and for how long. Redis knows which worker to tell; nobody polls.
+//!
+//! Redis notes who waits in the call that finds the job unfinished. Its word that the job has ended comes over another
+//! connection, so it may be here before that call's reply: then the asker asks once more instead of waiting for a word that
+//! was said already.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -25,6 +29,17 @@ struct Wait {
     lane: LaneKey,
     job: LocalId,
     number: u64,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Redis is being asked.
+    Asking,
+    /// Redis is being asked, and has said meanwhile that the job ended.
+    AskingInVain,
+    /// Redis will tell.
+    Parked,
 }
 
 impl Awaiting {
@@ -35,19 +50,47 @@ impl Awaiting {
             self.ends.push(Reverse((end, number)));
             self.ending.insert(number, asker);
         }
-        self.waits.insert(asker, Wait { lane, job, number });
+        let stage = Stage::Asking;
+        self.by_job.entry((lane, job)).or_default().push(asker);
+        self.waits.insert(
+            asker,
+            Wait {
+                lane,
+                job,
+                number,
+                stage,
+            },
+        );
     }
 
-    /// The job has not ended: Redis will tell when it has. Nothing, if the asker waits no longer.
-    pub fn park(&mut self, asker: Asker) {
-        if let Some(wait) = self.waits.get(&asker) {
-            self.by_job.entry((wait.lane, wait.job)).or_default().push(asker);
-        }
+    /// The job had not ended when Redis was asked. The job to ask for once more, as it has ended meanwhile; else Redis will
+    /// tell, or the asker waits no longer.
+    pub fn park(&mut self, asker: Asker) -> Option<LocalId> {
+        let wait = self.waits.get_mut(&asker)?;
+        let before = wait.stage;
+        wait.stage = match before {
+            Stage::AskingInVain => Stage::Asking,
+            Stage::Asking | Stage::Parked => Stage::Parked,
+        };
+        (before == Stage::AskingInVain).then_some(wait.job)
     }
 
-    /// The job has ended: who waits for it is to ask again.
+    /// The job has ended: those who are to ask again. Who is just asking does so afterwards.
     pub fn told(&mut self, lane: LaneKey, job: LocalId) -> Vec<Asker> {
-        self.by_job.remove(&(lane, job)).unwrap_or_default()
+        let mut again = Vec::new();
+        for asker in self.by_job.get(&(lane, job)).into_iter().flatten() {
+            let Some(wait) = self.waits.get_mut(asker) else {
+                continue;
+            };
+            if wait.stage == Stage::Parked {
+                again.push(*asker);
+            }
+            wait.stage = match wait.stage {
+                Stage::Parked => Stage::Asking,
+                Stage::Asking | Stage::AskingInVain => Stage::AskingInVain,
+            };
+        }
+        again
     }
 
     /// It has its answer, or nobody to give it to. False: it did not wait.
@@ -114,5 +157,50 @@ impl Awaiting {
     /// How many wait.
     pub fn count(&self) -> usize {
         self.waits.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asker::ClientKey;
+
+    fn asker(index: u32) -> Asker {
+        let client = ClientKey {
+            worker: 0,
+            index,
+            generation: 1,
+        };
+        Asker { client, ticket: 0 }
+    }
+
+    fn job() -> LocalId {
+        LocalId::parse(b"hoferp624400n").unwrap()
+    }
+
+    #[test]
+    fn who_is_told_of_the_end_before_the_reply_asks_once_more() {
+        let (mut awaiting, job) = (Awaiting::default(), job());
+        for index in 0..2 {
+            awaiting.insert(asker(index), 0, job, Patience::Forever);
+        }
+        assert_eq!(awaiting.park(asker(0)), None);
+        assert_eq!(awaiting.told(0, job), [asker(0)]);
+        assert_eq!(awaiting.park(asker(1)), Some(job), "it was asking");
+        for index in 0..2 {
+            assert_eq!(awaiting.park(asker(index)), None, "once");
+        }
+        assert_eq!(awaiting.told(0, job), [asker(0), asker(1)]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_those_who_wait_no_longer() {
+        let (mut awaiting, job) = (Awaiting::default(), job());
+        let now = Instant::now();
+        awaiting.insert(asker(0), 0, job, Patience::Until(now));
+        awaiting.insert(asker(1), 0, job, Patience::Forever);
+        assert_eq!(awaiting.take_ended(now), Some(asker(0)));
+        assert!(awaiting.remove(&asker(1)) && !awaiting.remove(&asker(1)));
+        assert!(awaiting.jobs().is_empty() && awaiting.count() == 0);
     }
 }

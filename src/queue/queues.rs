@@ -857,8 +857,10 @@ impl Queues {
             (Step::Done(reply), Some(Elsewhere::Too(part))) => self.ask_elsewhere(queue, to, reply, part, since),
             (Step::Done(reply), None) => self.reply_to(to, reply),
             (Step::Wait, _) => {
-                if let To::Asker(asker) = to {
-                    self.awaiting.park(asker);
+                if let To::Asker(asker) = to
+                    && let Some(job) = self.awaiting.park(asker)
+                {
+                    self.look_for_result(asker, key, job, true, now);
                 }
             }
             (Step::Again(single), _) => match self.revised(queue, single) {
@@ -998,10 +1000,9 @@ impl Queues {
             .flatten()
             .map(|at| at + SAFETY_POLL);
         let cron = self.crons.as_ref().and_then(Crons::next);
-        [due, self.held_until, self.pops.next_end(), poll, cron]
-            .into_iter()
-            .flatten()
-            .min()
+        let ends = [self.pops.next_end(), self.awaiting.next_end()];
+        let rest = [due, self.held_until, poll, cron];
+        ends.into_iter().chain(rest).flatten().min()
     }
 
     /// Time has passed: patience ends, jobs fall due.

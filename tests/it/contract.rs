@@ -125,6 +125,15 @@ fn who_waits_for_a_result_gets_it_when_the_job_ends_through_another_proxy_too() 
 }
 
 #[test]
+fn a_wait_for_a_result_ends_with_its_time_though_nothing_else_happens() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let mut client = proxy.client();
+    let id = client.run("QPUSH q a").text();
+    assert!(client.call(&["QRESULT", "q", &id, "BLOCK", "1500"]).is_null());
+}
+
+#[test]
 fn a_wait_for_a_result_ends_without_one_when_the_job_does() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis).start();
