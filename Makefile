@@ -1,11 +1,12 @@
 # Everything that is done with this repository. `make help` lists it.
 
 SECONDS_EACH ?= 10
+CALLS ?= 200000
 ROUNDS ?= 10
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test recipes chaos bench fuzz docs lint
+.PHONY: help run test nightly recipes chaos bench fuzz docs lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -17,6 +18,10 @@ run: ## install redis-server if it is missing, build, start with proxy.toml (emb
 test: ## install what the tests need (Redis, clients in several languages) and run them all
 	@.ci/install test
 	cargo test --locked
+
+nightly: ## hold the scripts against the model for long, from a seed that it prints: make nightly CALLS=1000000 SEED=7
+	@.ci/install test
+	MILLRACE_MODEL_CALLS=$(CALLS) $(if $(filter file,$(origin SEED)),,MILLRACE_MODEL_SEED=$(SEED)) cargo test --locked --test it -- model --nocapture
 
 recipes: ## run each program of docs/recipes against a proxy
 	@.ci/install test

@@ -432,19 +432,11 @@ if by_turns or (ages and not plain) then
   local heads = {}
 
   local function head(letter)
-    while passed < TOMBSTONES do
-      local entry = call('LINDEX', lists[letter], 0)
-      if not entry then
-        return nil
-      end
-      local id, record = in_line(entry)
-      if id then
-        local since = math.max(record.w or 0, record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000))
-        return {id = id, record = record, since = ages and since + max_wait <= now and since or math.huge}
-      end
-      call('LPOP', lists[letter])
-      changes[letter] = (changes[letter] or 0) - 1
-      passed = passed + 1
+    local id, record, gone = first_in_line(letter, TOMBSTONES - passed)
+    passed = passed + gone
+    if id then
+      local since = math.max(record.w or 0, record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000))
+      return {id = id, record = record, since = ages and since + max_wait <= now and since or math.huge}
     end
   end
 

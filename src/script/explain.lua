@@ -9,6 +9,7 @@
 --@include upkeep
 --@include limits
 bring_back()
+first_in_line(sub(ARGV[4], -1), 500) -- who is first stands behind nobody's tombstone
 settle()
 
 -- So far a list is searched for the job's place: 0.2 ms.
@@ -48,10 +49,12 @@ if record.g then
     local backs_off = first_of(tag, 'b')
     local earlier = backs_off and backs_off < id and backs_off
     local busy_with = earlier or (is_full(tag) and first_of(tag, 'l')) or entry:match('^%w+') or first_of(tag, 'w')
-    if busy_with == id then
-      return says('ready', 'rate', tonumber(call('ZSCORE', throttled, tag) or now))
+    local allowed = call('ZSCORE', throttled, tag)
+    if busy_with == id and allowed then
+      return says('ready', 'rate', tonumber(allowed))
     end
-    return says('ready', 'group', busy_with)
+    -- Itself: it may go since a setting was changed, which shows when the next job of its group ends.
+    return says('ready', 'group', busy_with == id and first_of(tag, 'l') or busy_with)
   end
 end
 local ahead, letter = 0, sub(id, -1)

@@ -63,6 +63,25 @@ local function in_line(entry)
   return record.g and call('ZSCORE', groups, tag_of(record) .. 't' .. entry) and id or nil, record
 end
 
+-- The first job in line, its record, and how many tombstones before it went, at most so many.
+local function first_in_line(letter, most)
+  local passed = 0
+  while passed < most do
+    local entry = call('LINDEX', lists[letter], 0)
+    local id, record
+    if entry then
+      id, record = in_line(entry)
+    end
+    if id or not entry then
+      return id, record, passed
+    end
+    call('LPOP', lists[letter])
+    changes[letter] = (changes[letter] or 0) - 1
+    passed = passed + 1
+  end
+  return nil, nil, passed
+end
+
 -- `fronts`: entries by letter that go to lists later on; without it the turn goes to the back at once.
 local function arrange(tag, fronts)
   local entry, first, backs_off = first_of(tag, 't'), first_of(tag, 'w'), first_of(tag, 'b')

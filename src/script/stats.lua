@@ -14,21 +14,10 @@ local TOMBSTONES = 500
 local passed = 0
 
 local function ready_since(letter)
-  while passed < TOMBSTONES do
-    local entry = call('LINDEX', lists[letter], 0)
-    if not entry then
-      return now
-    end
-    local id, record = in_line(entry)
-    if id then
-      return record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000)
-    end
-    call('LPOP', lists[letter])
-    count(letter, -1)
-    passed = passed + 1
-  end
-  more = true
-  return now
+  local id, record, gone = first_in_line(letter, TOMBSTONES - passed)
+  passed = passed + gone
+  more = more or passed >= TOMBSTONES
+  return id and (record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000)) or now
 end
 
 -- Of those that wait behind their groups the one pushed first stands for its priority.

@@ -14,7 +14,7 @@ use millrace::queue::spread;
 use millrace::resp::frame::{Frame, FrameScanner};
 use millrace::script::check::{self, Found, Place};
 use millrace::script::cron::{self, Asked, Told};
-use millrace::script::look::{self, Ending, JobView, Stats};
+use millrace::script::look::{self, Ending, Explanation, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
 use millrace::script::{
@@ -84,6 +84,7 @@ pub struct Lane {
     pub settings: Settings,
     /// The next batch says that clients wait besides those of its pops.
     pub parked: bool,
+    queue: QueueName,
     partition: Partition,
     stream: UnixStream,
     sequence: u64,
@@ -104,6 +105,7 @@ impl Lane {
             settings,
             parked: false,
             partition: Partition::new("q", &queue, spread::Place::default(), worker),
+            queue,
             stream,
             sequence: 0,
             last: (Vec::new(), Bytes::new()),
@@ -299,6 +301,20 @@ impl Lane {
     pub fn check_from(&mut self, place: Place, repair: bool) -> Found {
         let call = check::check(&self.bench.scripts, &self.partition, &self.settings, place, repair);
         self.until_final(&call, |reply| check::found(reply, 0))
+    }
+
+    pub fn explain(&mut self, id: LocalId) -> Option<Explanation> {
+        let call = look::explain(&self.bench.scripts, &self.partition, &self.settings, id);
+        self.until_final(&call, look::explain_reply)
+    }
+
+    /// Of the queue's settings, in Redis.
+    pub fn version(&self) -> Bytes {
+        let version = self
+            .bench
+            .connect()
+            .call(&["HGET", &format!("q:{{{}/0}}:stats", self.queue), "cfg"]);
+        Bytes::from(version.text())
     }
 
     /// `Add` or `Delete`: what it counted.

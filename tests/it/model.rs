@@ -47,7 +47,7 @@ struct Held {
 }
 
 pub struct Queue {
-    settings: Settings,
+    pub settings: Settings,
     jobs: BTreeMap<LocalId, Held>,
     /// Those in line: not the ones that wait behind their group.
     ready: [VecDeque<LocalId>; 4],
@@ -152,12 +152,13 @@ impl Queue {
         self.put_in_front();
         self.upkeep(now);
         for (at, push) in in_served_order(operations) {
-            if outcomes[at] == Outcome::Made {
+            if outcomes[at] == Outcome::Made && !self.settings.pause.push {
                 continue;
             }
             let waiting = self.in_state(State::Ready).len() + self.in_state(State::Delayed).len();
             let bound = self.settings.max_len as usize;
             outcomes[at] = match self.holder(push, now) {
+                _ if self.settings.pause.push => Outcome::Paused,
                 Some(id) => {
                     self.counted.deduplicated += 1;
                     Outcome::Duplicate(id)
@@ -197,6 +198,9 @@ impl Queue {
 
     /// How many jobs the limits let be popped, and when the rate allows the next if it allows none.
     fn room(&self, now: u64) -> (u32, Option<u64>) {
+        if self.settings.pause.pop {
+            return (0, None);
+        }
         let mut room = u32::MAX;
         if self.settings.concurrency > 0 {
             room = (self.settings.concurrency as u32).saturating_sub(self.in_state(State::Leased).len() as u32);
@@ -228,6 +232,45 @@ impl Queue {
         if taken > 0 && self.rate().is_some() {
             let left = self.tokens(now) - taken as f64;
             self.bucket = Some(((left * 1e6).round() / 1e6, now));
+        }
+    }
+
+    /// Why it does not run: its state, a reason, and a number if the reason has one.
+    pub fn explain(&mut self, id: LocalId, now: u64) -> Option<(State, &'static str, Option<u64>)> {
+        self.upkeep(now);
+        let held = self.jobs.get(&id)?;
+        let (reason, number) = match held.place {
+            Place::Leased { until } => ("leased", Some(until)),
+            Place::Delayed { due } => ("delayed", Some(due)),
+            Place::Dead { .. } => ("dead", None),
+            Place::Ready if self.settings.pause.pop => ("paused", None),
+            Place::Ready => self.explain_ready(id, held.record.group.as_ref(), now),
+        };
+        Some((held.place.state(), reason, number))
+    }
+
+    fn explain_ready(&self, id: LocalId, group: Option<&Bytes>, now: u64) -> (&'static str, Option<u64>) {
+        if let Some(group) = group.filter(|group| self.turns.get(*group) != Some(&id)) {
+            let earlier = |(other, held): (&LocalId, &Held)| {
+                held.record.group.as_ref() == Some(group) && *other < id && held.place == Place::Ready
+            };
+            let is_first = !self.jobs.iter().any(earlier);
+            return match self.throttled.get(group) {
+                Some(until) if is_first => ("rate", Some(*until)),
+                _ => ("group", None),
+            };
+        }
+        let mut in_line = self.ready.iter().flatten();
+        if in_line.next() != Some(&id) {
+            return ("behind", None);
+        }
+        let concurrency = self.settings.concurrency;
+        match self.room(now) {
+            (1.., _) => ("ready", None),
+            _ if concurrency > 0 && self.in_state(State::Leased).len() as u64 >= concurrency => {
+                ("concurrency", Some(concurrency))
+            }
+            (_, again) => ("rate", again),
         }
     }
 
@@ -284,9 +327,10 @@ impl Queue {
         }
     }
 
-    pub fn drop_queue(&mut self) -> bool {
-        let existed = self.last.is_some() || !self.ticks.is_empty();
-        *self = Self::new(self.settings.clone());
+    /// `defaults`: what it goes by without settings of its own.
+    pub fn drop_queue(&mut self, defaults: &Settings) -> bool {
+        let existed = self.last.is_some() || !self.ticks.is_empty() || self.settings != *defaults;
+        *self = Self::new(defaults.clone());
         existed
     }
 

@@ -1,6 +1,6 @@
 //! A random walk over the scripts and the model at once: the same calls, by the same clock, must come to the same.
-//! `MILLRACE_MODEL_CALLS` sets how many calls (20,000), `MILLRACE_MODEL_SEED` from where; a failure prints the seed and
-//! the shortest walk that proptest finds for it.
+//! `MILLRACE_MODEL_CALLS` sets how many calls (20,000; `make nightly` makes 200,000), `MILLRACE_MODEL_SEED` from where; a
+//! failure prints the seed and the shortest walk that proptest finds for it.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,8 +13,10 @@ use millrace::queue::operation::{
     Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, State, Tick, Unique,
 };
 use millrace::queue::payload::Payload;
+use millrace::queue::settings::Pause;
 use millrace::script::check::KINDS;
 use millrace::script::cron::Asked;
+use millrace::script::look::Detail;
 use millrace::script::mend::Revive;
 use millrace::script::{Job, Outcome, Settings};
 use proptest::option;
@@ -28,6 +30,30 @@ use super::soundness::{assert_drained, assert_sound};
 use crate::lane::{Bench, Lane};
 
 const QUEUES: [&str; 3] = ["orders", "mails", "limited"];
+/// QCONFIG SET, QPAUSE and QRESUME, and what they come to.
+type Change = (&'static str, &'static str, fn(&mut Settings));
+const CHANGES: [Change; 16] = [
+    ("rate", "4/s", |s| s.rate = Rate(Some((4, Duration::from_secs(1))))),
+    ("rate", "", |s| s.rate = Rate(None)),
+    ("group_rate", "2/s", |s| {
+        s.group_rate = Rate(Some((2, Duration::from_secs(1))))
+    }),
+    ("group_rate", "90/m", |s| {
+        s.group_rate = Rate(Some((90, Duration::from_secs(60))))
+    }),
+    ("group_rate", "", |s| s.group_rate = Rate(None)),
+    ("group_concurrency", "1", |s| s.group_concurrency = 1),
+    ("group_concurrency", "3", |s| s.group_concurrency = 3),
+    ("concurrency", "2", |s| s.concurrency = 2),
+    ("concurrency", "0", |s| s.concurrency = 0),
+    ("max_len", "5", |s| s.max_len = 5),
+    ("max_len", "0", |s| s.max_len = 0),
+    ("max_wait", "300", |s| s.max_wait = Duration::from_millis(300)),
+    ("max_wait", "0", |s| s.max_wait = Duration::ZERO),
+    ("retries", "2", |s| s.retries = 2),
+    ("paused_push", "1", |s| s.pause.push = true),
+    ("paused_pop", "1", |s| s.pause.pop = true),
+];
 const CRONS: [&str; 2] = ["hourly", "daily"];
 const STEPS: usize = 100; // a walk has on average; shorter ones shrink faster, longer ones meet more
 
@@ -64,6 +90,11 @@ enum Step {
     },
     Drop {
         queue: usize,
+    },
+    /// By its place in `CHANGES`.
+    Configure {
+        queue: usize,
+        change: usize,
     },
     /// A repeated job ticks first after so many ms; without, it is removed.
     Cron {
@@ -266,6 +297,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (queue.clone(), select(vec![State::Dead, State::Delayed]), prop::collection::vec(any::<Index>(), 1..4))
             .prop_map(|(queue, from, picks)| Step::Revive { queue, from, picks }),
         1 => queue.clone().prop_map(|queue| Step::Drop { queue }),
+        3 => (queue.clone(), 0..CHANGES.len()).prop_map(|(queue, change)| Step::Configure { queue, change }),
         2 => (queue.clone(), 0..CRONS.len(), option::weighted(0.8, 0u64..1000))
             .prop_map(|(queue, name, first)| Step::Cron { queue, name, first }),
         3 => (queue, picks()).prop_map(|(queue, mut picks)| Step::Look { queue, pick: picks.remove(0) }),
@@ -277,6 +309,7 @@ struct Twins {
     name: &'static str,
     lanes: [Lane; 2],
     model: Queue,
+    defaults: Settings,
     pushed: Vec<LocalId>,
     /// Popped with `NOACK` and not given back.
     taken: Vec<Job>,
@@ -315,7 +348,8 @@ impl Twins {
         Self {
             name,
             lanes,
-            model: Queue::new(settings),
+            model: Queue::new(settings.clone()),
+            defaults: settings,
             pushed: Vec::new(),
             taken: Vec::new(),
         }
@@ -458,6 +492,25 @@ impl Twins {
         assert_eq!(self.lanes[0].stats(), self.model.stats(now), "stats of {}", self.name);
     }
 
+    /// Now and then pauses end.
+    fn configure(&mut self, change: usize) {
+        let (name, value, apply) = CHANGES[change];
+        let paused = self.model.settings.pause;
+        let mut changes = vec![(name, value.to_owned())];
+        apply(&mut self.model.settings);
+        if paused != Pause::default() {
+            changes.extend(Settings::resuming());
+            self.model.settings.pause = Pause::default();
+        }
+        self.lanes[1].configure(&changes);
+        let version = self.lanes[1].version();
+        self.model.settings.version = version;
+        for lane in &mut self.lanes {
+            lane.settings = self.model.settings.clone();
+        }
+        self.compare_stats();
+    }
+
     fn compare_crons(&mut self) {
         let listed = self.lanes[0].crons(Asked::List(0)).entries;
         let listed: Vec<_> = listed.into_iter().map(|entry| (entry.tick, entry.name)).collect();
@@ -471,6 +524,19 @@ impl Twins {
         assert_eq!(told.entries.len(), due.len());
     }
 
+    fn compare_explanation(&mut self, id: LocalId, now: u64) {
+        let explained = self.lanes[0].explain(id).map(|explanation| {
+            let number = match explanation.detail {
+                Detail::Number(number) if explanation.reason != "behind" => Some(number),
+                _ => None,
+            };
+            (explanation.state, explanation.reason, number)
+        });
+        let expected = self.model.explain(id, now);
+        let expected = expected.map(|(state, reason, number)| (state.name().into(), reason.into(), number));
+        assert_eq!(explained, expected, "why {id:?} does not run");
+    }
+
     fn look(&mut self, pick: &Pick) {
         self.compare_crons();
         let now = self.lanes[0].bench.now();
@@ -482,6 +548,9 @@ impl Twins {
                 "{state:?} jobs of {}",
                 self.name
             );
+            for view in expected.iter().take(3) {
+                self.compare_explanation(view.id, now);
+            }
             let some = expected.iter().skip(1).take(2).cloned().collect::<Vec<_>>();
             assert_eq!(
                 self.lanes[0].peek(state, 2, 1),
@@ -492,6 +561,7 @@ impl Twins {
         }
         if let Some(claim) = self.claim(pick) {
             assert_eq!(self.lanes[0].job(claim.job), self.model.view(claim.job));
+            self.compare_explanation(claim.job, now);
             assert_eq!(self.lanes[0].result(claim.job), self.model.ending(claim.job, now));
         }
     }
@@ -563,6 +633,7 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
                 assert_eq!(revived, twins.model.revive(*from, &ids, now), "made ready");
                 twins.compare_stats();
             }
+            Step::Configure { queue, change } => queues[*queue].configure(*change),
             Step::Cron { queue, name, first } => {
                 let (twins, name) = (&mut queues[*queue], CRONS[*name].as_bytes());
                 let tick = first.map(|after| bench.now() + after);
@@ -585,7 +656,11 @@ fn walk(bench: &Rc<Bench>, steps: &[Step]) {
             }
             Step::Drop { queue } => {
                 let twins = &mut queues[*queue];
-                assert_eq!(twins.lanes[0].drop_queue(), twins.model.drop_queue(), "dropped");
+                let dropped = twins.lanes[0].drop_queue();
+                assert_eq!(dropped, twins.model.drop_queue(&twins.defaults), "dropped");
+                for lane in &mut twins.lanes {
+                    lane.settings = twins.defaults.clone();
+                }
                 twins.taken.clear();
                 bench.advance(1); // ids are made of the time, and a dropped queue remembers none
                 twins.compare_stats();
