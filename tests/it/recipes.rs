@@ -202,6 +202,12 @@ fn jobs_for_later() {
 }
 
 #[test]
+fn jobs_that_come_again_and_again() {
+    let kitchen = Kitchen::open();
+    assert_eq!(kitchen.run("cron.sh", &[]), "still there?\n1\nnightly\n");
+}
+
+#[test]
 fn tenants_take_turns() {
     let kitchen = Kitchen::open();
     let printed = kitchen.run("tenants.sh", &[]);
