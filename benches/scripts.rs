@@ -14,7 +14,7 @@ use bytes::Bytes;
 use millrace::queue::operation::{Claim, JobOptions, Operation, Pop, Push, QueueName};
 use millrace::queue::spread::Place;
 use millrace::resp::frame::FrameScanner;
-use millrace::script::{Batch, Job, Outcome, Partition, Scripts, Settings, batch, call};
+use millrace::script::{Batch, Channels, Job, Outcome, Partition, Scripts, Settings, batch, call};
 
 use support::{Client, RedisServer};
 
@@ -63,7 +63,13 @@ impl Lane {
             info,
             stream: UnixStream::connect(redis.socket()).unwrap(),
             scripts,
-            partition: Partition::new("q", &QueueName::new(b"bench").unwrap(), Place::default(), "w1"),
+            partition: Partition::new(
+                "q",
+                &QueueName::new(b"bench").unwrap(),
+                Place::default(),
+                "w1",
+                Channels::One,
+            ),
             settings: Settings::default(),
             sequence: 0,
             _redis: redis,

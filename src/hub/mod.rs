@@ -8,12 +8,14 @@
 //! - [`pipes`]: the connections to Redis: written, checked, made good.
 //! - [`received`]: Redis's bytes become replies, a reply goes to whoever waits for it.
 //! - [`routes`], [`detours`]: over which connection a request goes, and what becomes of it when that changes.
+//! - [`ears`]: where wake-ups are heard.
 //! - [`homes`]: a queue's requests go to the worker that is its home.
 //! - [`mail`]: what other workers and the admin side ask of this one.
 
 mod answers;
 mod clients;
 mod detours;
+mod ears;
 mod homes;
 mod mail;
 mod pipes;
@@ -135,6 +137,8 @@ pub struct Hub {
     pipes: Slab<PipeState>,
     routes: Routes,
     detours: Detours<Target>,
+    /// Until when no subscription is asked for.
+    ears_pause: Option<Instant>,
     /// When the first of those that are held for a crowd is written.
     pipes_held_until: Option<Instant>,
     /// Pipes that nobody serves yet.
@@ -181,6 +185,7 @@ impl Hub {
             pipes: Slab::new(),
             routes: Routes::new(is_cluster),
             detours: Detours::default(),
+            ears_pause: None,
             pipes_held_until: None,
             new_pipes: Vec::new(),
             opener: None,
@@ -218,6 +223,7 @@ impl Hub {
             self.send_calls();
             self.deliver_answers();
         }
+        self.listen();
         self.post_letters();
         self.write_pipes();
         self.write_clients();
@@ -270,8 +276,10 @@ impl Hub {
         let idle = (self.shared.config.limits.idle_timeout.is_some() && !self.clients.is_empty())
             .then(|| self.checked + Duration::from_secs(1));
         let queues = self.queues.next_tick();
-        [check, idle, self.pipes_held_until, queues, detour, self.next_leave()]
+        let moves = [detour, self.next_leave(), self.next_listen()];
+        [check, idle, self.pipes_held_until, queues]
             .into_iter()
+            .chain(moves)
             .flatten()
             .min()
     }
@@ -283,6 +291,7 @@ impl Hub {
         if now >= self.checked + CHECK {
             self.checked = now;
             self.check_pipes();
+            self.renew_ears();
             self.close_idle_clients();
         }
         self.want_flush();

@@ -40,6 +40,8 @@ pub(super) enum Target {
         splice: Option<Box<Splice>>,
     },
     Lane(LaneKey),
+    /// Its channel was to be subscribed to.
+    Ear(LaneKey),
     /// Nobody: a script was loaded.
     Nobody,
 }
@@ -49,7 +51,7 @@ pub(super) enum Target {
 pub enum Role {
     /// Requests of that protocol and database; among them are the queues' calls.
     Requests(PipeKind),
-    /// It only listens to the wake channel. It is one of its own because Redis closes a connection that listens to any as
+    /// It only listens to wake-ups. It is one of its own because Redis closes a connection that listens to any as
     /// soon as a reply of more than 32 MB waits in it (`client-output-buffer-limit pubsub`), and jobs may be larger.
     Ears,
 }
@@ -216,7 +218,7 @@ impl Hub {
     /// Those that each primary has from the start.
     pub(super) fn open_own_pipes(&mut self, node: NodeKey) {
         self.pipe_at(node, self.queue_kind());
-        if self.routes.node(node).ears.is_none() {
+        if !self.routes.is_cluster() && self.routes.node(node).ears.is_none() {
             let ears = self.open_pipe(PipeState::new(node, Role::Ears));
             self.routes.node_mut(node).ears = Some(ears);
         }
@@ -246,7 +248,7 @@ impl Hub {
         let queues = self.queue_kind();
         let (kind, channel) = match state.role {
             Role::Requests(kind) => (kind, None),
-            Role::Ears => (queues, Some(self.wake_channel())),
+            Role::Ears => (queues, (!self.routes.is_cluster()).then(|| self.wake_channel())),
         };
         Line {
             endpoint: self.routes.node(state.node).endpoint.clone(),
@@ -273,6 +275,7 @@ impl Hub {
                 self.queues.resume();
                 self.note_upstream();
             }
+            Role::Ears if self.routes.is_cluster() => {}
             Role::Ears => self.queues.hears_again(self.now),
         }
         self.want_flush();
@@ -292,6 +295,12 @@ impl Hub {
         state.leaves = None;
         state.waker = None;
         let Lost { again, doubtful } = state.pipe.lost();
+        if role == Role::Ears {
+            state.trouble = trouble;
+            self.queues.lose_ears(|_, pipe| pipe == index);
+            self.want_flush();
+            return self.keep_pipe(index);
+        }
         let text = format!(
             "UNCERTAIN {trouble}; this command was sent before that, so it may have been executed and was not repeated"
         );
@@ -480,7 +489,7 @@ impl Hub {
         let now = self.now;
         let is_late = |to: &Target, since: Instant| match to {
             Target::Client { .. } => since <= deadline,
-            Target::Lane(_) | Target::Nobody => since + DOUBT <= now,
+            Target::Lane(_) | Target::Ear(_) | Target::Nobody => since + DOUBT <= now,
         };
         let mut late = self.detours.take(|request| is_late(&request.to, request.since));
         for (_, state) in &mut self.pipes {
@@ -502,7 +511,7 @@ impl Hub {
                     let reply = format!("-UNCERTAIN no Redis for {DOUBT:?}; it is not known whether it was done\r\n");
                     self.queues.replied(lane, reply.into(), now);
                 }
-                Target::Nobody => {}
+                Target::Ear(_) | Target::Nobody => {}
             }
         }
         let routes = &self.routes;

@@ -44,7 +44,7 @@ impl Hub {
                     taken += len;
                 }
                 Ok(Some(Frame::Push(len))) => {
-                    self.pushed(&input[taken..taken + len]);
+                    self.pushed(index, &input[taken..taken + len]);
                     taken += len;
                 }
                 Err(_) => break false,
@@ -77,6 +77,9 @@ impl Hub {
             return true;
         }
         let Some(front) = state.pipe.front() else { return false };
+        if let Target::Ear(lane) = front.to {
+            return self.ear_refused(index, lane, reply);
+        }
         let for_lane = matches!(front.to, Target::Lane(_));
         if reply[0] == b'-' && is_for_now(reply, for_lane) {
             state.trouble = String::from_utf8_lossy(reply[1..].trim_ascii_end()).into_owned();
@@ -96,7 +99,7 @@ impl Hub {
             self.detours.passed(answered.slot);
         }
         match answered.to {
-            Target::Nobody => {}
+            Target::Ear(_) | Target::Nobody => {}
             Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(index, lane, answered.slot),
             Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), self.now),
             Target::Client {
@@ -197,17 +200,6 @@ impl Hub {
         let pipe = &mut self.pipes[index].pipe;
         pipe.send(target, Repeat::Safe, self.now, slot, write);
     }
-
-    /// A message on the wake channel, or the word that we listen to it.
-    fn pushed(&mut self, frame: &[u8]) {
-        let mut words = words_of_push(frame);
-        if words.next() == Some(b"message") {
-            let _channel = words.next();
-            if let Some(text) = words.next() {
-                self.queues.wake(text, self.now);
-            }
-        }
-    }
 }
 
 /// Errors by which Redis says that it did not execute a command, and will once it is in order or another one is found.
@@ -218,18 +210,4 @@ fn is_for_now(reply: &[u8], for_lane: bool) -> bool {
     }
     // Redis 6.2 wraps what a script's command came to; of the queues' scripts that is their first, so nothing was done.
     for_lane && (begins(b"BUSY ") || memchr::memmem::find(reply, b"-READONLY ").is_some())
-}
-
-/// The bulk strings of a push frame.
-fn words_of_push(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let dollar = at + memchr::memchr(b'$', frame.get(at..)?)?;
-        let end = dollar + memchr::memchr(b'\r', &frame[dollar..])?;
-        let len = crate::resp::scanner::parse_integer(&frame[dollar + 1..end])?;
-        let start = end + 2;
-        let stop = start.checked_add(usize::try_from(len).ok()?)?;
-        at = stop;
-        frame.get(start..stop)
-    })
 }

@@ -226,7 +226,7 @@ impl Hub {
         match target {
             Target::Client { kind, .. } => Some(*kind),
             Target::Lane(_) => Some(self.queue_kind()),
-            Target::Nobody => None,
+            Target::Ear(_) | Target::Nobody => None,
         }
     }
 
@@ -240,6 +240,7 @@ impl Hub {
             self.open_own_pipes(owner);
         }
         self.leave_old_owners();
+        self.turn_ears();
         self.queues.resume();
         self.note_upstream();
         self.want_flush();
@@ -262,7 +263,9 @@ impl Hub {
             let (node, routes) = (state.node, &self.routes);
             let is_strange = |request: &Pending<Target>| routes.owner(request.slot) != Some(node);
             let owns = routes.node(node).owns;
-            if !state.is_up() {
+            if state.role == Role::Ears {
+                state.leaves = (!owns && state.is_up()).then(|| state.leaves.unwrap_or(now));
+            } else if !state.is_up() {
                 again.extend(
                     state
                         .pipe
@@ -303,8 +306,13 @@ impl Hub {
     /// A node says that the slot is another one's.
     pub(super) fn moved(&mut self, slot: u16, to: &Endpoint) {
         let owner = self.routes.node_at(to);
+        let is_news = self.routes.owner(slot) != Some(owner);
         self.routes.tell(slot, owner, self.now);
         self.open_own_pipes(owner);
+        if is_news {
+            let ears = self.routes.node(owner).ears;
+            self.queues.lose_ears(|other, pipe| other == slot && ears != Some(pipe));
+        }
     }
 
     /// One request goes to a node that does not own its slot yet.

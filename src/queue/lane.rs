@@ -165,6 +165,18 @@ pub enum Trust {
     },
 }
 
+/// A lane's own channel, where it has one, and the connection over which it is listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ear {
+    /// Nobody has waited here.
+    None,
+    Wanted,
+    Asked(usize),
+    Hears(usize),
+    /// The server will not have it.
+    Refused,
+}
+
 #[derive(Debug)]
 pub struct Lane {
     pub queue: QueueName,
@@ -193,6 +205,8 @@ pub struct Lane {
     pub top: Priority,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
+    /// Whether it hears wake-ups on a channel of its own.
+    pub ear: Ear,
     /// It stands among those that wait for their primary.
     pub stalled: bool,
     pub pace: Pace,
@@ -228,6 +242,7 @@ impl Lane {
             ready: 0,
             top: Priority::Normal,
             listed: false,
+            ear: Ear::None,
             stalled: false,
             pace: Pace::default(),
             held: false,

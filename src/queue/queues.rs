@@ -5,6 +5,7 @@
 //! push or a pop goes to is in [`turn`], what goes to several at once in [`fans`]. What a lane gathers and when it sends is in
 //! [`super::lane`], who waits is in [`super::waiting`], what Redis does with a call is in `src/script`.
 
+mod ears;
 mod fans;
 mod keeping;
 mod partitions;
@@ -31,11 +32,12 @@ use super::single::{CronCall, Elsewhere, Single, Step};
 use super::spread::{Primaries, Spread};
 use super::waiting::{Patience, PopRequest, Pops};
 use crate::asker::Asker;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::script::batch::{self, Batch, BatchReply};
 use crate::script::wake::Wake;
 use crate::script::{CallError, Changed, Job, Outcome, Scripts, Standing};
 
+use ears::Ears;
 use fans::{Fan, Fans};
 use partitions::{Errand, Queue, default_partitions};
 
@@ -70,6 +72,7 @@ pub struct Queues {
     worker: String,
     /// Where partitions can be.
     primaries: Primaries,
+    ears: Ears,
     lanes: Slab<Lane>,
     queues: Slab<Queue>,
     by_name: HashMap<QueueName, QueueKey, ahash::RandomState>,
@@ -105,11 +108,13 @@ pub struct Queues {
 
 impl Queues {
     pub fn new(config: Arc<Config>, scripts: Arc<Scripts>, worker: String, seed: u64) -> Self {
+        let is_cluster = matches!(config.upstream.source, Source::Cluster(_));
         Self {
             config,
             scripts,
             worker,
             primaries: Primaries::one(),
+            ears: Ears::new(is_cluster),
             lanes: Slab::new(),
             queues: Slab::new(),
             by_name: HashMap::default(),
@@ -271,6 +276,7 @@ impl Queues {
     fn ask_result(&mut self, asker: Asker, lane: LaneKey, job: LocalId, block: Option<Block>, now: Instant) {
         if let Some(block) = block {
             self.awaiting.insert(asker, lane, job, Patience::of(Some(block), now));
+            self.want_ear(lane);
         }
         self.look_for_result(asker, lane, job, block.is_some(), now);
     }
@@ -372,6 +378,7 @@ impl Queues {
         };
         for key in request.lanes.clone() {
             self.lanes[key as usize].parked.park(place);
+            self.want_ear(key);
             self.expect_due(key);
             self.list(key);
         }
@@ -998,7 +1005,7 @@ impl Queues {
         let poll = (!self.pops.is_empty())
             .then_some(self.polled)
             .flatten()
-            .map(|at| at + SAFETY_POLL);
+            .map(|at| at + self.poll_pause());
         let cron = self.crons.as_ref().and_then(Crons::next);
         let ends = [self.pops.next_end(), self.awaiting.next_end()];
         let rest = [due, self.held_until, poll, cron];
@@ -1032,9 +1039,12 @@ impl Queues {
                 self.list(key);
             }
         }
-        if self.polled.is_none_or(|polled| polled + SAFETY_POLL <= now) {
+        if self.polled.is_none_or(|polled| polled + self.poll_pause() <= now) {
             self.polled = Some(now);
-            self.poll_one();
+            match self.ears.is_deaf() {
+                true => self.hears_again(now),
+                false => self.poll_one(),
+            }
         }
     }
 

@@ -582,7 +582,7 @@ ready = math.max(ready - withheld, 0)
 local waits = waits_from and got <= waits_from and ready == 0 and not more
 if waits or not nobody_waits then
   --@include wake
-  local worker, channel, queue = ARGV[1]:match('^(%S+) (%S+) (%S+)$')
+  local worker, queue = ARGV[1]:match('^(%S+) %S+ (%S+)$')
   call('HDEL', stats, '') -- a first write that takes no memory
 
   if not waits then
@@ -593,7 +593,7 @@ if waits or not nobody_waits then
   end
   if due and due < (tonumber(known[6]) or math.huge) and call('EXISTS', waiting) == 1 then
     for _, other in ipairs(call('ZRANGE', waiting, 0, -1)) do
-      if other ~= worker and call('PUBLISH', channel .. other, queue .. ' ' .. due) == 0 then
+      if other ~= worker and tell(other, queue .. ' ' .. due) == 0 then
         call('ZREM', waiting, other)
       end
     end

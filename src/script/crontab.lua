@@ -13,9 +13,10 @@ local asked, queue = ARGV[4], ARGV[5]
 local found = {false, {}}
 if asked == 'add' then
   call('HSET', cron, queue, ('%.0f'):format(now_us))
-  local channel, name = ARGV[1]:match('^%S+ (%S+) (%S+)$')
+  --@include tell
+  local name = ARGV[1]:match('%S+$')
   for _, worker in ipairs(call('ZRANGE', waiting, 0, -1)) do
-    if call('PUBLISH', channel .. worker, name) == 0 then
+    if tell(worker, name) == 0 then
       call('ZREM', waiting, worker)
     end
   end

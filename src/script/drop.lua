@@ -9,12 +9,12 @@ local dropped = before
 if not before and (tonumber(version) or 0) > (tonumber(ARGV[4]) or 0) then
   dropped = 0
 elseif not before then
-  local channel, queue = ARGV[1]:match('^%S+ (%S+) (%S+)$')
+  --@include wake
+  local queue = ARGV[1]:match('%S+$')
   for _, member in ipairs(call('ZRANGE', awaited, 0, -1)) do
     local id, worker = member:match('^(%S+) (%S+)$')
-    call('PUBLISH', channel .. worker, queue .. ' =' .. id)
+    tell(worker, queue .. ' =' .. id)
   end
-  --@include wake
   wake_all()
   dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, unique,
     holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, cron, ticks)

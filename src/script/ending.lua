@@ -6,6 +6,7 @@
 --   2. When a job ends it gives its key back, unless FOR holds it for longer.
 --   3. The upkeep gives back the keys of ended jobs whose FOR is over.
 --@include groups
+--@include tell
 
 local function has_ended(id)
   return call('HEXISTS', jobs, id) == 0 or call('ZSCORE', dead, id)
@@ -46,9 +47,9 @@ local function ended(id, record)
     end
   end
   if somebody_cares then
-    local channel, queue = ARGV[1]:match('^%S+ (%S+) (%S+)$')
+    local queue = ARGV[1]:match('%S+$')
     for _, member in ipairs(call('ZRANGEBYLEX', awaited, '[' .. id .. ' ', '(' .. id .. '!')) do
-      call('PUBLISH', channel .. member:match('%S+$'), queue .. ' =' .. id)
+      tell(member:match('%S+$'), queue .. ' =' .. id)
       call('ZREM', awaited, member)
     end
   end

@@ -47,11 +47,22 @@ const CRON_NAMES: [&str; CRON_KEYS] = ["cron", "ticks"];
 /// Words that every call begins with: who calls, sequence, settings.
 pub(super) const FIXED: usize = 3;
 
+/// Where a worker hears what is said to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// On one channel for all queues.
+    One,
+    /// In a cluster, where such a channel would be heard by every node: on a sharded one for each partition, in its slot.
+    Sharded,
+}
+
 /// One partition of one queue, as one worker's lane addresses it.
 #[derive(Clone, Debug)]
 pub struct Partition {
     /// The cluster's slot of all its keys.
     pub slot: u16,
+    /// What the worker has to listen to beside its one channel.
+    pub channel: Option<String>,
     /// KEYS, as RESP; those for repeated jobs apart; and the first word of ARGV.
     pub(super) keys: Bytes,
     pub(super) cron_keys: Bytes,
@@ -61,13 +72,18 @@ pub struct Partition {
 impl Partition {
     /// `place`: which partition, as [`crate::queue::spread::Spread`] names it. `worker` names the lane's worker among all
     /// of all proxies, now and as long as Redis remembers its last call.
-    pub fn new(prefix: &str, queue: &QueueName, place: Place, worker: &str) -> Self {
+    pub fn new(prefix: &str, queue: &QueueName, place: Place, worker: &str, channels: Channels) -> Self {
         let tag = format!("{prefix}:{{{}}}", place.tag(queue));
         let lane = format!("lane:{worker}");
-        let caller = format!("{worker} {} {queue}/{}", wake_channel(prefix, ""), place.number);
+        let (channels, channel) = match channels {
+            Channels::One => (wake_channel(prefix, ""), None),
+            Channels::Sharded => (format!("{tag}:wake:"), Some(format!("{tag}:wake:{worker}"))),
+        };
+        let caller = format!("{worker} {channels} {queue}/{}", place.number);
         let keys = |names: &mut dyn Iterator<Item = &str>| bulks(&mut names.map(|name| format!("{tag}:{name}")));
         Self {
             slot: slot(tag.as_bytes()),
+            channel,
             keys: keys(&mut NAMES.into_iter().chain([lane.as_str()])),
             cron_keys: keys(&mut CRON_NAMES.into_iter()),
             caller: bulks(&mut std::iter::once(caller)),

@@ -4,7 +4,7 @@
 //!
 //! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
 //!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling
-//!   who waits, `ending.lua`, what the end of a job means to others, `groups.lua`, who has its group's turn,
+//!   who waits, `tell.lua`, how that is said, `ending.lua`, what the end of a job means to others, `groups.lua`, who has its group's turn,
 //!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`), [`mend`] (`configure.lua`,
@@ -31,7 +31,7 @@ use crate::resp::reader::{BadReply, Element, Reader};
 
 pub use crate::queue::settings::Settings;
 pub use batch::{Batch, BatchReply, Job, Outcome};
-pub use keys::Partition;
+pub use keys::{Channels, Partition};
 pub use record::Record;
 
 /// One script, ready to be loaded and called.
@@ -67,11 +67,13 @@ const PRELUDE: &str = include_str!("prelude.lua");
 const UPKEEP: &str = include_str!("upkeep.lua");
 const WAKE: &str = include_str!("wake.lua");
 const LIMITS: &str = include_str!("limits.lua");
+const TELL: &str = include_str!("tell.lua");
 const ENDING: &str = include_str!("ending.lua");
 const GROUPS: &str = include_str!("groups.lua");
 const INCLUDE_UPKEEP: &str = "--@include upkeep";
 const INCLUDE_WAKE: &str = "--@include wake";
 const INCLUDE_LIMITS: &str = "--@include limits";
+const INCLUDE_TELL: &str = "--@include tell";
 const INCLUDE_ENDING: &str = "--@include ending";
 const INCLUDE_GROUPS: &str = "--@include groups";
 const CLOCK: &str = "call('TIME')";
@@ -90,7 +92,10 @@ impl Scripts {
         let script = |name, body: &str| {
             let body = body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE);
             let body = body.replace(INCLUDE_LIMITS, LIMITS).replace(INCLUDE_ENDING, ENDING);
-            let source = format!("{prelude}\n{}", body.replace(INCLUDE_GROUPS, GROUPS));
+            let source = format!(
+                "{prelude}\n{}",
+                body.replace(INCLUDE_GROUPS, GROUPS).replace(INCLUDE_TELL, TELL)
+            );
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };

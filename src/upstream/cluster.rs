@@ -54,13 +54,19 @@ struct Word {
 struct Cluster {
     config: Config,
     seeds: Vec<Endpoint>,
-    /// All that have been named by one that was believed.
-    nodes: Vec<Endpoint>,
-    ids: HashSet<String>,
-    epoch: u64,
+    believed: Believed,
     failed: HashMap<Endpoint, Instant>,
     watcher: Watcher,
     complaint: String,
+}
+
+/// What the last one said that was believed.
+#[derive(Default)]
+struct Believed {
+    /// All nodes that it named.
+    nodes: Vec<Endpoint>,
+    ids: HashSet<String>,
+    epoch: u64,
 }
 
 /// Starts the watcher on a thread of its own, so that no worker waits for a node.
@@ -70,9 +76,7 @@ pub fn start(seeds: Vec<Endpoint>, config: &Config) -> io::Result<Topology> {
     let cluster = Cluster {
         config: config.clone(),
         seeds,
-        nodes: Vec::new(),
-        ids: HashSet::new(),
-        epoch: 0,
+        believed: Believed::default(),
         failed: HashMap::new(),
         watcher,
         complaint: String::new(),
@@ -137,7 +141,7 @@ impl Cluster {
             return true;
         };
         match timeout(patience, ask_epoch(&node, &self.config)).await {
-            Ok(Ok((epoch, _))) => epoch > self.epoch,
+            Ok(Ok((epoch, _))) => epoch > self.believed.epoch,
             _ => {
                 self.failed.insert(node, Instant::now());
                 false
@@ -155,7 +159,7 @@ impl Cluster {
                 Ok(word) => word,
                 Err(_) => Err("it does not answer".to_owned()),
             };
-            match word.and_then(|word| self.judge(word)) {
+            match word.and_then(|word| self.believed.judge(word)) {
                 Ok(word) if word.is_ok => {
                     self.complain(complaints);
                     self.believe(word);
@@ -189,44 +193,28 @@ impl Cluster {
         }
     }
 
-    fn judge(&self, word: Word) -> Result<Word, String> {
-        if !self.ids.is_empty() && self.ids.is_disjoint(&word.ids) {
-            return Err("it belongs to another cluster".to_owned());
-        }
-        if word.epoch < self.epoch {
-            return Err(format!(
-                "its map is old, of epoch {} and not {}",
-                word.epoch, self.epoch
-            ));
-        }
-        Ok(word)
-    }
-
     fn believe(&mut self, word: Word) {
-        let primaries = word.ranges.iter().map(|(.., shard)| &shard.primary);
-        let replicas = word.ranges.iter().flat_map(|(.., shard)| &shard.replicas);
-        let nodes: HashSet<_> = primaries.chain(replicas).cloned().collect();
-        self.nodes = nodes.into_iter().collect();
+        self.believed = Believed::of(&word);
         self.failed.retain(|_, since| since.elapsed() < SHUNNED);
-        self.ids = word.ids;
-        self.epoch = word.epoch;
-        let snapshot = Snapshot::cluster(word.ranges, word.epoch);
+        let epoch = word.epoch;
+        let snapshot = Snapshot::cluster(word.ranges, epoch);
         let (primaries, trouble) = (snapshot.shards().len(), snapshot.trouble.clone());
         if self.watcher.publish(snapshot) {
-            info!(epoch = self.epoch, primaries, trouble, "the cluster's slots are known");
+            info!(epoch, primaries, trouble, "the cluster's slots are known");
         }
     }
 
     /// Those that did well first, each time in another order.
     fn order(&self) -> Vec<Endpoint> {
-        let seeds = self.seeds.iter().filter(|seed| !self.nodes.contains(seed));
-        let mut all: Vec<_> = self.nodes.iter().chain(seeds).cloned().collect();
+        let named = &self.believed.nodes;
+        let seeds = self.seeds.iter().filter(|seed| !named.contains(seed));
+        let mut all: Vec<_> = named.iter().chain(seeds).cloned().collect();
         for at in (1..all.len()).rev() {
             all.swap(at, random_below(at + 1));
         }
         let failed = |node: &Endpoint| self.failed.get(node).is_some_and(|at| at.elapsed() < SHUNNED);
         // A seed that no node names may be a name for all of them, or of another cluster: after those that were named.
-        all.sort_by_key(|node| (failed(node), !self.nodes.contains(node)));
+        all.sort_by_key(|node| (failed(node), !named.contains(node)));
         all
     }
 
@@ -241,6 +229,32 @@ impl Cluster {
             self.complaint.clone_from(&told);
         }
         told
+    }
+}
+
+impl Believed {
+    fn of(word: &Word) -> Self {
+        let primaries = word.ranges.iter().map(|(.., shard)| &shard.primary);
+        let replicas = word.ranges.iter().flat_map(|(.., shard)| &shard.replicas);
+        let nodes: HashSet<_> = primaries.chain(replicas).cloned().collect();
+        Self {
+            nodes: nodes.into_iter().collect(),
+            ids: word.ids.clone(),
+            epoch: word.epoch,
+        }
+    }
+
+    fn judge(&self, word: Word) -> Result<Word, String> {
+        if !self.ids.is_empty() && self.ids.is_disjoint(&word.ids) {
+            return Err("it belongs to another cluster".to_owned());
+        }
+        if word.epoch < self.epoch {
+            return Err(format!(
+                "its map is old, of epoch {} and not {}",
+                word.epoch, self.epoch
+            ));
+        }
+        Ok(word)
     }
 }
 
@@ -343,4 +357,61 @@ fn random_below(bound: usize) -> usize {
     // Without randomness it is less fair, and works.
     let _ = getrandom::fill(&mut random);
     (u64::from_le_bytes(random) % bound as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(ids: &[&str], epoch: u64) -> Word {
+        Word {
+            epoch,
+            is_ok: true,
+            ranges: Vec::new(),
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_node_that_was_cut_off_and_one_of_another_cluster_are_not_believed() {
+        let mut believed = Believed::default();
+        believed = Believed::of(&believed.judge(says(&["a", "b"], 0)).expect("the first one is"));
+        believed = Believed::of(&believed.judge(says(&["b", "c"], 7)).expect("b is known"));
+        assert!(believed.judge(says(&["b", "c"], 7)).is_ok());
+        assert!(
+            believed
+                .judge(says(&["b", "c"], 6))
+                .is_err_and(|said| said.contains("old"))
+        );
+        assert!(
+            believed
+                .judge(says(&["x", "y"], 9))
+                .is_err_and(|said| said.contains("another cluster"))
+        );
+    }
+
+    #[test]
+    fn nodes_are_read_as_each_version_tells_of_them() {
+        let teller = Endpoint::Tcp {
+            host: "10.0.0.9".into(),
+            port: 7000,
+        };
+        // Of one range a node that has no name for itself; of the other one a host name, 7.0's metadata, and a replica.
+        let reply = "*2\r\n*3\r\n:0\r\n:0\r\n*3\r\n$0\r\n\r\n:7000\r\n$1\r\na\r\n\
+                     *4\r\n:1\r\n:16383\r\n*4\r\n$2\r\nr1\r\n:7001\r\n$1\r\nb\r\n*2\r\n$2\r\nip\r\n$8\r\n10.0.0.2\r\n\
+                     *3\r\n$-1\r\n:7002\r\n$1\r\nc\r\n";
+        let (ranges, ids) = read_slots(Bytes::from_static(reply.as_bytes()), &teller).expect("it is understood");
+        let told: Vec<_> = ranges
+            .iter()
+            .map(|(first, last, shard)| {
+                let replicas: Vec<_> = shard.replicas.iter().map(Endpoint::to_string).collect();
+                (*first, *last, shard.primary.to_string(), replicas)
+            })
+            .collect();
+        let second = (1, 16383, "r1:7001".to_owned(), vec!["10.0.0.9:7002".to_owned()]);
+        assert_eq!(told, [(0, 0, "10.0.0.9:7000".to_owned(), vec![]), second]);
+        assert_eq!(ids.len(), 3);
+        let wrong = "*1\r\n*3\r\n:0\r\n:16384\r\n*3\r\n$0\r\n\r\n:7000\r\n$1\r\na\r\n";
+        assert!(read_slots(Bytes::from_static(wrong.as_bytes()), &teller).is_err());
+    }
 }

@@ -332,6 +332,32 @@ fn a_shard_without_a_primary_fails_only_its_own_slots() {
     });
 }
 
+#[test]
+fn a_password_that_is_missing_is_said_at_the_start_and_the_right_one_opens() {
+    let node = RedisServer::start_with(&["--cluster-enabled", "yes", "--requirepass", "sesame"]);
+    let mut client = node.client();
+    client.run("AUTH sesame");
+    client.run("CLUSTER ADDSLOTSRANGE 0 16383");
+    let proxy = |password: &str| {
+        Proxy::before_cluster(&format!("[{:?}]", node.address()))
+            .set("upstream.password", &format!("{password:?}"))
+            .allow_log("the built-in table serves")
+            .allow_log("not every node of the cluster can be asked")
+            .start()
+    };
+    let refused = proxy("");
+    let (status, text) = readiness(&refused);
+    assert!(
+        status == 503 && text.contains(&format!("{}: NOAUTH", node.address())),
+        "{text}"
+    );
+    let wrong = proxy("wrong");
+    assert!(readiness(&wrong).1.contains("WRONGPASS"), "{}", readiness(&wrong).1);
+    let right = proxy("sesame");
+    wait_until(PATIENCE, "the password opens", || readiness(&right).0 == 200);
+    assert!(!right.client().run("QPUSH q job").is_error(""));
+}
+
 /// One counter of the proxy's.
 fn metric(proxy: &Proxy, name: &str) -> u64 {
     use std::io::{Read, Write};
@@ -407,6 +433,15 @@ fn a_push_through_one_proxy_wakes_a_pop_that_waits_at_another_before_and_after_i
     let from = cluster.primary_of(slot);
     cluster.move_slot(slot, from, (from + 1) % 3);
     wakes(&mut worker);
+    for node in &cluster.nodes {
+        let channels = node.call("PUBSUB SHARDCHANNELS").items().len();
+        assert!(channels > 0, "a partition of the queue is on each primary");
+        assert_eq!(
+            node.call("PUBSUB CHANNELS").items().len(),
+            0,
+            "none that the whole cluster carries"
+        );
+    }
     // It waits through a move.
     worker.send(&["QPOP", QUEUE, "BLOCK", "0"]);
     wait_until(PATIENCE, "the worker waits", || {
@@ -417,4 +452,36 @@ fn a_push_through_one_proxy_wakes_a_pop_that_waits_at_another_before_and_after_i
     other.client().run(&format!("QPUSH {QUEUE} job"));
     assert_eq!(worker.receive().items()[2].text(), "job");
     assert!(pushed.elapsed() < Duration::from_secs(2), "{:?}", pushed.elapsed());
+}
+
+/// Measures: from the moment when a replica is the primary to the first reply through the proxy. Ten primaries are killed.
+#[test]
+#[ignore = "prints figures: cargo test --test it -- --ignored --nocapture pause"]
+fn the_pause_after_an_election() {
+    let mut cluster = Cluster::start(3, 1);
+    let slot = queue_slot(&cluster);
+    let proxy = proxy_before(&cluster).start();
+    let mut pauses: Vec<Duration> = (0..10)
+        .map(|_| {
+            let mut client = proxy.client();
+            client.run(&format!("QPUSH {QUEUE} job"));
+            let old = cluster.primary_of(slot);
+            let replica = cluster.replica_of(old);
+            cluster.kill(old);
+            let asking = std::thread::spawn(move || {
+                let reply = client.run(&format!("QPUSH {QUEUE} job"));
+                (reply, Instant::now())
+            });
+            cluster.wait_until_primary(replica);
+            let elected = Instant::now();
+            let (reply, answered) = asking.join().unwrap();
+            assert!(!reply.is_error(""), "{reply}");
+            cluster.restart(old);
+            cluster.nodes[old].wait_until_it_follows();
+            cluster.wait_until_it_serves();
+            answered.saturating_duration_since(elected)
+        })
+        .collect();
+    pauses.sort();
+    println!("after an election: median {:?}, longest {:?}", pauses[5], pauses[9]);
 }

@@ -18,7 +18,7 @@ use millrace::script::look::{self, Ending, Explanation, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
 use millrace::script::{
-    Batch, BatchReply, CallError, Job, Outcome, Partition, Scripts, Settings, Standing, batch, call,
+    Batch, BatchReply, CallError, Channels, Job, Outcome, Partition, Scripts, Settings, Standing, batch, call,
 };
 
 use crate::support::{Client, PATIENCE, RedisServer};
@@ -104,7 +104,7 @@ impl Lane {
             bench: Rc::clone(bench),
             settings,
             parked: false,
-            partition: Partition::new("q", &queue, spread::Place::default(), worker),
+            partition: Partition::new("q", &queue, spread::Place::default(), worker, Channels::One),
             queue,
             stream,
             sequence: 0,

@@ -68,6 +68,8 @@ impl Queues {
         for wanted in wants {
             let (queue, call) = match wanted {
                 Wants::Table => {
+                    let table = self.queue(&crontab);
+                    self.want_ear(self.queues[table as usize].lanes[0]);
                     let (cursor, seen) = (Bytes::from_static(b"0"), Vec::new());
                     (crontab.clone(), CronCall::ReadTable { cursor, seen })
                 }

@@ -127,7 +127,7 @@ impl Queues {
     }
 
     fn new_lane(&mut self, of: QueueKey, name: &QueueName, place: Place, settings: Settings) -> LaneKey {
-        let partition = Partition::new(&self.config.prefix, name, place, &self.worker);
+        let partition = Partition::new(&self.config.prefix, name, place, &self.worker, self.ears.channels());
         let origin = Origin::of(name, place.number);
         let lane = Lane::new(name.clone(), of, origin, partition, settings);
         self.lanes.insert(lane) as LaneKey
@@ -461,8 +461,10 @@ impl Queues {
             }
             stays
         });
+        let before = self.lanes.len();
         self.lanes
             .retain(|key, lane| !idle.contains(&key) || !lane.retired && queues.contains(lane.of as usize));
+        self.ears.leave(before - self.lanes.len());
     }
 }
 
