@@ -24,9 +24,13 @@ use crate::script::keys::wake_channel;
 use crate::stream::Stream;
 use crate::upstream::link::{LinkError, PipeKind};
 use crate::upstream::pipe::{Lost, Pipe, Repeat};
+use crate::upstream::topology::Doubt;
 
 /// A call that has been in doubt for so long is not repeated: Redis keeps a lane's last outcome for ten minutes.
 const DOUBT: Duration = Duration::from_secs(300);
+/// A primary that owes replies and sends none for so long may be a frozen one, which others may have replaced already: that
+/// is asked after. Its connection is kept, as it may only be slow.
+const SUSPICIOUS: Duration = Duration::from_millis(500);
 /// A connection to a node that owns nothing is kept for the next request that is sent there by another node's word.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -470,9 +474,13 @@ impl Hub {
         let upstream = &self.shared.config.upstream;
         let (silence, patience) = (upstream.response_timeout, upstream.failover_timeout);
         for (_, state) in &mut self.pipes {
-            let silent = state.silent_since.is_some_and(|since| now - since > silence);
-            if state.is_up() && silent && state.pipe.front().is_some() && state.fault.is_none() {
+            let owes = state.is_up() && state.pipe.front().is_some();
+            let silent = state.silent_since.filter(|_| owes).map(|since| now - since);
+            if silent.is_some_and(|silent| silent > silence) && state.fault.is_none() {
                 state.give_up(LinkError::Silent(silence));
+            }
+            if silent.is_some_and(|silent| silent > SUSPICIOUS) {
+                self.shared.topology.doubt(Doubt::Lost);
             }
             let is_useless = !self.routes.node(state.node).owns && state.pipe.is_empty();
             state.idle_since = is_useless.then(|| state.idle_since.unwrap_or(now));

@@ -127,6 +127,23 @@ fn survives(cluster: &mut Cluster, break_it: impl FnOnce(&mut Cluster, &Load)) {
 }
 
 #[test]
+fn a_frozen_primary_is_suspected_long_before_it_is_given_up() {
+    let mut cluster = Cluster::start(3, 1);
+    let proxy = proxy_before(&cluster)
+        .set("upstream.response_timeout", "\"60s\"")
+        .start();
+    let mut client = proxy.client();
+    assert_eq!(client.run("SET key before").to_string(), "+OK");
+    let slot = cluster.nodes[0].call("CLUSTER KEYSLOT key").integer() as u16;
+    let old = cluster.primary_of(slot);
+    cluster.freeze(old);
+    // No other request is on its way that could be told of the election.
+    let got = client.run("GET key");
+    assert_eq!(got.text(), "before");
+    cluster.thaw(old);
+}
+
+#[test]
 fn primaries_are_killed_and_frozen_and_replaced_and_no_client_of_a_queue_is_told_an_error() {
     let mut cluster = Cluster::start(3, 1);
     let slot = queue_slot(&cluster);
