@@ -170,9 +170,9 @@ pub struct Queue {
     pub concurrency: Option<Count>,
     /// Deliveries of the whole queue, one second's worth at once: "100/s", "5000/m". Empty: no bound.
     pub rate: Option<Rate>,
-    /// *Not yet supported.* Replicas that must confirm a push before its reply.
+    /// Replicas that must confirm a push before its reply; if fewer do in time it is `NOREPLICAS`, and the job is stored.
     pub replicas: Option<Count>,
-    /// *Not yet supported.* How long they may take.
+    /// How long they may take, 1ms to 3650d; never longer than half of `response_timeout`.
     pub replica_timeout: Option<Period>,
     /// Payloads larger than this are stored compressed (zstd), if they get smaller by that. 0: never.
     pub compress_over: Option<Size>,

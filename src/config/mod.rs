@@ -131,6 +131,9 @@ pub struct QueueSettings {
     pub group_concurrency: u32,
     pub group_rate: Rate,
     pub result_ttl: Duration,
+    /// That must confirm a push.
+    pub replicas: u32,
+    pub replica_timeout: Duration,
     /// Bytes of a payload; 0: none is compressed.
     pub compress_over: u64,
     /// 0: one for each primary.

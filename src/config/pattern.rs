@@ -35,6 +35,8 @@ impl Patterns {
             max_wait: self.duration(queue, |table| table.max_wait),
             partitions: self.find(queue, |table| table.partitions).unwrap_or_default().0 as u16, // at most 64
             compress_over: self.find(queue, |table| table.compress_over).unwrap_or_default().0,
+            replicas: self.small(queue, |table| table.replicas),
+            replica_timeout: self.duration(queue, |table| table.replica_timeout),
             group_concurrency: self.small(queue, |table| table.group_concurrency),
             group_rate: self.find(queue, |table| table.group_rate).unwrap_or_default(),
             rate: self.find(queue, |table| table.rate).unwrap_or_default(),

@@ -62,24 +62,7 @@ fn refuse_what_comes_later(layers: &Layers, file: &File) -> Result<()> {
             }
         }
     }
-    for (pattern, queue) in &file.queues {
-        if let Some(key) = later_key_of_a_queue(queue) {
-            return refuse(&["queues", pattern, key]);
-        }
-    }
     Ok(())
-}
-
-fn later_key_of_a_queue(queue: &file::Queue) -> Option<&'static str> {
-    fn asked<T: PartialEq>(value: &Option<T>, plain: &Option<T>) -> bool {
-        value.is_some() && value != plain
-    }
-    let plain = file::Queue::with_every_key();
-    let later = [
-        ("replicas", asked(&queue.replicas, &plain.replicas)),
-        ("replica_timeout", asked(&queue.replica_timeout, &plain.replica_timeout)),
-    ];
-    later.iter().find(|(_, asked)| *asked).map(|(key, _)| *key)
 }
 
 fn listen(layers: &Layers, listen: &file::Listen) -> Result<Listen> {
@@ -269,6 +252,7 @@ fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
             ("dead_ttl", queue.dead_ttl, Duration::ZERO..=LONGEST),
             ("result_ttl", queue.result_ttl, MILLISECOND..=LONGEST),
             ("max_wait", queue.max_wait, Duration::ZERO..=LONGEST),
+            ("replica_timeout", queue.replica_timeout, MILLISECOND..=LONGEST),
         ];
         for (name, value, range) in times {
             value
@@ -278,6 +262,7 @@ fn queues(layers: &Layers, file: &File) -> Result<Patterns> {
         let numbers = [
             ("retries", queue.retries, 1..=1_000_000),
             ("max_lapses", queue.max_lapses, 0..=1_000_000),
+            ("replicas", queue.replicas, 0..=1_000_000),
             ("group_concurrency", queue.group_concurrency, 1..=1_000_000),
             ("partitions", queue.partitions, 0..=MOST.into()),
         ];

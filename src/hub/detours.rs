@@ -209,6 +209,7 @@ mod tests {
             repeat: Repeat::Unsafe,
             since,
             slot: 0,
+            waits: false,
             bytes: name.as_bytes().to_vec(),
         }
     }

@@ -16,7 +16,7 @@ use crate::asker::{Asker, ClientKey};
 use crate::command::CommandId;
 use crate::config::Endpoint;
 use crate::plan::Splice;
-use crate::queue::lane::LaneKey;
+use crate::queue::lane::{LaneKey, Outgoing};
 use crate::queue::pace::Pace;
 use crate::resp::Protocol;
 use crate::resp::frame::FrameScanner;
@@ -216,6 +216,15 @@ impl Hub {
         PipeKind {
             protocol: Protocol::Resp3,
             database: self.shared.config.upstream.database,
+            waits: false,
+        }
+    }
+
+    /// Of those of them that push and wait for replicas.
+    pub(super) fn waiting_kind(&self) -> PipeKind {
+        PipeKind {
+            waits: true,
+            ..self.queue_kind()
         }
     }
 
@@ -257,7 +266,7 @@ impl Hub {
         Line {
             endpoint: self.routes.node(state.node).endpoint.clone(),
             kind,
-            calls: state.role == Role::Requests(queues),
+            calls: state.role != Role::Ears && (kind == queues || kind.waits),
             channel,
         }
     }
@@ -423,17 +432,40 @@ impl Hub {
         let (now, kind) = (self.now, self.queue_kind());
         while let Some((lane, slot)) = self.queues.next_lane(now) {
             let slot = self.routes.of_partition(slot);
-            let Some(index) = self.way(slot, kind).filter(|index| self.pipes[*index].is_up()) else {
+            let Some(mut index) = self.way_up(slot, kind) else {
+                self.queues.stall(lane, now);
+                continue;
+            };
+            let waiting = match self.queues.may_wait(lane) {
+                true => self.way_up(slot, self.waiting_kind()),
+                false => Some(index),
+            };
+            let Some(waiting) = waiting else {
                 self.queues.stall(lane, now);
                 continue;
             };
             if let Some(call) = self.queues.call(lane, now) {
-                self.routes.laid(slot);
-                let state = &mut self.pipes[index];
-                state.hurry();
-                let write = |out: &mut Vec<u8>| out.extend_from_slice(&call);
-                state.pipe.send(Target::Lane(lane), Repeat::Safe, now, slot, write);
+                if call.waits {
+                    index = waiting;
+                }
+                self.send_call(index, lane, slot, &call);
             }
+        }
+    }
+
+    /// As [`Self::way`], if there is a connection.
+    fn way_up(&mut self, slot: u16, kind: PipeKind) -> Option<usize> {
+        self.way(slot, kind).filter(|index| self.pipes[*index].is_up())
+    }
+
+    pub(super) fn send_call(&mut self, index: usize, lane: LaneKey, slot: u16, call: &Outgoing) {
+        self.routes.laid(slot);
+        let state = &mut self.pipes[index];
+        state.hurry();
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(&call.bytes);
+        state.pipe.send(Target::Lane(lane), Repeat::Safe, self.now, slot, write);
+        if call.waits {
+            state.pipe.last_waits();
         }
     }
 
@@ -517,7 +549,7 @@ impl Hub {
                 Target::Lane(lane) => {
                     // It may have been applied, on a connection that was lost since.
                     let reply = format!("-UNCERTAIN no Redis for {DOUBT:?}; it is not known whether it was done\r\n");
-                    self.queues.replied(lane, reply.into(), now);
+                    self.queues.replied(lane, reply.into(), None, now);
                 }
                 Target::Ear(_) | Target::Nobody => {}
             }

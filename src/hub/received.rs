@@ -13,6 +13,7 @@ use crate::plan::Splice;
 use crate::queue::lane::LaneKey;
 use crate::queue::names;
 use crate::resp::frame::Frame;
+use crate::resp::scanner::parse_integer;
 use crate::resp::{OwnedRequest, ReplyWriter};
 use crate::upstream::link::LinkError;
 use crate::upstream::pipe::Repeat;
@@ -73,7 +74,7 @@ impl Hub {
     /// One reply. False: nobody waits for one.
     fn reply(&mut self, index: usize, reply: &[u8]) -> bool {
         let state = &mut self.pipes[index];
-        if state.pipe.takes_asking() {
+        if state.pipe.takes_asking() || state.pipe.takes_surplus() {
             return true;
         }
         let Some(front) = state.pipe.front() else { return false };
@@ -81,7 +82,9 @@ impl Hub {
             return self.ear_refused(index, lane, reply);
         }
         let for_lane = matches!(front.to, Target::Lane(_));
-        if reply[0] == b'-' && is_for_now(reply, for_lane) {
+        let (is_first, is_second) = (front.is_first_of_two(), front.is_second_of_two());
+        // The replica that it was made while it waited knows nothing of what was to be replicated.
+        if reply[0] == b'-' && (is_for_now(reply, for_lane) || is_second && reply.starts_with(b"-UNBLOCKED ")) {
             state.trouble = String::from_utf8_lossy(reply[1..].trim_ascii_end()).into_owned();
             return state.pipe.refused();
         }
@@ -90,6 +93,10 @@ impl Hub {
             && let Some(redirect) = Redirect::read(reply)
         {
             return self.turned_away(index, redirect, reply);
+        }
+        if is_first && !reply.starts_with(b"-NOSCRIPT") {
+            self.pipes[index].pipe.half_answered(Bytes::copy_from_slice(reply));
+            return true;
         }
         let Some(answered) = self.pipes[index].pipe.answered() else {
             return false;
@@ -101,7 +108,11 @@ impl Hub {
         match answered.to {
             Target::Ear(_) | Target::Nobody => {}
             Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(index, lane, answered.slot),
-            Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), self.now),
+            Target::Lane(lane) if is_second => {
+                let own = answered.own_reply().unwrap_or_default();
+                self.queues.replied(lane, own, Some(confirmed(reply)), self.now);
+            }
+            Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), None, self.now),
             Target::Client {
                 asker, command, splice, ..
             } => {
@@ -190,7 +201,7 @@ impl Hub {
             let load = load.as_request().raw();
             self.send_on(index, Target::Nobody, slot, load);
         }
-        self.send_on(index, Target::Lane(lane), slot, &call);
+        self.send_call(index, lane, slot, &call);
         self.want_flush();
     }
 
@@ -200,6 +211,14 @@ impl Hub {
         let pipe = &mut self.pipes[index].pipe;
         pipe.send(target, Repeat::Safe, self.now, slot, write);
     }
+}
+
+/// Replicas that have what was pushed, by the reply to WAIT. Whatever else it says, none is known to.
+fn confirmed(reply: &[u8]) -> u32 {
+    let number = reply
+        .strip_prefix(b":")
+        .and_then(|line| parse_integer(line.trim_ascii_end()));
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
 }
 
 /// Errors by which Redis says that it did not execute a command, and will once it is in order or another one is found.

@@ -246,6 +246,7 @@ impl Hub {
             return;
         };
         let kind = PipeKind {
+            waits: false,
             protocol: client.session.protocol,
             database: client.session.database,
         };
@@ -280,6 +281,7 @@ impl Hub {
             }
             None => {
                 let held = Unsent {
+                    waits: false,
                     to: target,
                     repeat,
                     since: now,

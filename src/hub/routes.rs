@@ -225,6 +225,7 @@ impl Hub {
     fn kind_of(&self, target: &Target) -> Option<PipeKind> {
         match target {
             Target::Client { kind, .. } => Some(*kind),
+            Target::Lane(lane) if self.queues.waits(*lane) => Some(self.waiting_kind()),
             Target::Lane(_) => Some(self.queue_kind()),
             Target::Ear(_) | Target::Nobody => None,
         }

@@ -22,6 +22,8 @@ use super::pace::Pace;
 use super::single::Single;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
+use crate::resp::OwnedRequest;
+use crate::script::batch::Shortage;
 use crate::script::{Partition, Settings};
 
 /// A lane's place among its worker's lanes.
@@ -136,6 +138,49 @@ pub struct Flight {
     pub to: Askers,
     /// As it was sent, should Redis have forgotten the script.
     pub bytes: Bytes,
+    pub wait: Option<Wait>,
+}
+
+impl Flight {
+    pub fn outgoing(&self) -> Outgoing {
+        Outgoing {
+            bytes: self.bytes.clone(),
+            waits: self.wait.is_some(),
+        }
+    }
+}
+
+/// A call as it is sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub bytes: Bytes,
+    /// WAIT is the last of it.
+    pub waits: bool,
+}
+
+/// What WAIT is asked for behind a call that pushes.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    pub replicas: u32,
+    pub timeout: Duration,
+}
+
+impl Wait {
+    /// Behind the call itself, in the same bytes.
+    pub fn behind(self, call: &Bytes) -> Bytes {
+        let (replicas, timeout) = (self.replicas.to_string(), self.timeout.as_millis().max(1).to_string());
+        let wait = OwnedRequest::from_words(&["WAIT", &replicas, &timeout]);
+        [call, wait.as_request().raw()].concat().into()
+    }
+
+    /// `None`: as many as were asked for have it.
+    pub fn shortage(self, confirmed: u32) -> Option<Shortage> {
+        (confirmed < self.replicas).then_some(Shortage {
+            confirmed,
+            asked: self.replicas,
+            within: self.timeout,
+        })
+    }
 }
 
 /// What a lane sends.
@@ -147,6 +192,13 @@ pub enum Call {
         parked: bool,
     },
     Single(Single),
+}
+
+impl Call {
+    fn pushes(&self) -> bool {
+        let is_push = |operation: &Operation| matches!(operation, Operation::Push(_));
+        matches!(self, Self::Batch { operations, .. } if operations.iter().any(is_push))
+    }
 }
 
 /// Whether a partition other than 0 goes by the settings that partition 0 has, as far as this lane knows.
@@ -264,6 +316,14 @@ impl Lane {
         self.pipelined += usize::from(entry.pipelined);
         self.waiting_bytes += entry.bytes();
         self.waiting.push_front(entry);
+    }
+
+    /// What this call waits for, for no longer than `most`.
+    pub fn wait(&self, call: &Call, most: Duration) -> Option<Wait> {
+        (self.settings.replicas > 0 && call.pushes()).then(|| Wait {
+            replicas: self.settings.replicas,
+            timeout: self.settings.replica_timeout.min(most),
+        })
     }
 
     /// Bytes of the payloads that wait here, and of the call in flight.

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use super::awaiting::Awaiting;
 use super::crons::Crons;
 use super::id::LocalId;
-use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, QueueKey, To, Trust, Work};
+use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, Outgoing, QueueKey, To, Trust, Work};
 use super::operation::{Claim, Operation, Push, QueueName, Return};
 use super::parse::{Ask, Block, PopAsk, Unknown};
 use super::reply::{Popped, Reply};
@@ -33,7 +33,7 @@ use super::spread::{Primaries, Spread};
 use super::waiting::{Patience, PopRequest, Pops};
 use crate::asker::Asker;
 use crate::config::{Config, Source};
-use crate::script::batch::{self, Batch, BatchReply};
+use crate::script::batch::{self, Batch, BatchReply, Shortage};
 use crate::script::wake::Wake;
 use crate::script::{CallError, Changed, Job, Outcome, Scripts, Standing};
 
@@ -463,7 +463,7 @@ impl Queues {
     }
 
     /// The lane's next call, if it has one to make.
-    pub fn call(&mut self, key: LaneKey, now: Instant) -> Option<Bytes> {
+    pub fn call(&mut self, key: LaneKey, now: Instant) -> Option<Outgoing> {
         let lane = &self.lanes[key as usize];
         if lane.settings.dropping && !lane.waiting.is_empty() {
             self.finish_drop(lane.of, now);
@@ -476,7 +476,11 @@ impl Queues {
         self.sequence += 1;
         let jitter = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
         let lane = &mut self.lanes[key as usize];
-        let bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+        let mut bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
+        let wait = lane.wait(&call, self.config.upstream.response_timeout / 2);
+        if let Some(wait) = wait {
+            bytes = wait.behind(&bytes);
+        }
         let (queue, batch) = (lane.of, matches!(call, Call::Batch { .. }));
         if let Call::Batch { operations, .. } = &call {
             self.tally.batches += 1;
@@ -484,18 +488,32 @@ impl Queues {
         }
         lane.pace.sent();
         self.flights += 1;
-        lane.flight = Some(Flight {
+        let flight = Flight {
             sent: now,
             sequence: self.sequence,
             call,
             to,
-            bytes: bytes.clone(),
-        });
+            bytes,
+            wait,
+        };
+        let outgoing = flight.outgoing();
+        lane.flight = Some(flight);
         self.count(key);
         if batch {
             self.turn_sent(queue);
         }
-        Some(bytes)
+        Some(outgoing)
+    }
+
+    /// Its next call may have to wait for replicas.
+    pub fn may_wait(&self, lane: LaneKey) -> bool {
+        self.lanes[lane as usize].settings.replicas > 0
+    }
+
+    /// Its call in flight does.
+    pub fn waits(&self, lane: LaneKey) -> bool {
+        let flight = self.lanes.get(lane as usize).and_then(|lane| lane.flight.as_ref());
+        flight.is_some_and(|flight| flight.wait.is_some())
     }
 
     /// It is parked in this lane no longer, and so in no other.
@@ -532,12 +550,12 @@ impl Queues {
     }
 
     /// The call in flight, to be sent again: Redis had forgotten its script.
-    pub fn call_in_flight(&self, lane: LaneKey) -> Option<Bytes> {
-        Some(self.lanes.get(lane as usize)?.flight.as_ref()?.bytes.clone())
+    pub fn call_in_flight(&self, lane: LaneKey) -> Option<Outgoing> {
+        Some(self.lanes.get(lane as usize)?.flight.as_ref()?.outgoing())
     }
 
-    /// Redis's reply to a lane's call.
-    pub fn replied(&mut self, key: LaneKey, reply: Bytes, now: Instant) {
+    /// Redis's reply to a lane's call, and how many replicas have what it pushed, if it waited for any.
+    pub fn replied(&mut self, key: LaneKey, reply: Bytes, confirmed: Option<u32>, now: Instant) {
         let Some(lane) = self.lanes.get_mut(key as usize) else {
             return;
         };
@@ -546,10 +564,14 @@ impl Queues {
         let answered_before = self.answers.len();
         let took = now.saturating_duration_since(flight.sent);
         let (queue, partition, retired) = (lane.of, lane.origin.partition, lane.retired);
+        let shortage = flight
+            .wait
+            .zip(confirmed)
+            .and_then(|(wait, confirmed)| wait.shortage(confirmed));
         let failed = match Changed::read(&reply) {
             Some(Ok(changed)) => return self.start_over(key, flight.call, flight.to, changed, now),
             Some(Err(error)) => Some((flight.call, flight.to, error.into())),
-            None => self.settle_call(key, flight.call, flight.to, reply, now),
+            None => self.settle_call(key, flight.call, flight.to, (reply, shortage), now),
         };
         if let Some((call, to, error)) = failed {
             self.fail(key, &call, &to, &error, now);
@@ -580,14 +602,17 @@ impl Queues {
         key: LaneKey,
         call: Call,
         to: Askers,
-        reply: Bytes,
+        (reply, shortage): (Bytes, Option<Shortage>),
         now: Instant,
     ) -> Option<(Call, Askers, CallError)> {
         match call {
             Call::Batch { operations, parked } => {
                 let settings = &self.lanes[key as usize].settings;
                 match batch::decode(&operations, settings, reply) {
-                    Ok(reply) => {
+                    Ok(mut reply) => {
+                        if let Some(shortage) = shortage {
+                            reply.fall_short(shortage);
+                        }
                         self.settle_batch(key, operations, to, parked, reply, now);
                         None
                     }
@@ -791,6 +816,10 @@ impl Queues {
                     (To::Asker(_), Some(id)) => Reply::Id(origin, *id),
                     _ => Reply::Ids(origin, ids),
                 }
+            }
+            Outcome::Unconfirmed(ids, shortage) => {
+                self.tally.pushed += ids.len() as u64;
+                Reply::NoReplicas(origin, ids, shortage)
             }
             Outcome::OutOfMemory => Reply::Error(Bytes::from_static(
                 b"OOM command not allowed when used memory > 'maxmemory'.",

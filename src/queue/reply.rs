@@ -9,6 +9,7 @@ use super::payload::{unpack, unpacked_len};
 use super::settings::{Pause, Settings};
 use crate::resp::ReplyWriter;
 use crate::script::Job;
+use crate::script::batch::Shortage;
 use crate::script::check::{Found, KINDS};
 use crate::script::cron::Entry;
 use crate::script::look::{Detail, Explanation, JobView, Stats};
@@ -42,6 +43,8 @@ pub enum Reply {
     Checked(Box<Found>),
     Ok,
     NoView,
+    /// A push that is on fewer replicas than its queue asks for.
+    NoReplicas(Origin, Vec<LocalId>, Shortage),
     /// A whole error line, without its `-`.
     Error(Bytes),
 }
@@ -144,9 +147,40 @@ impl Reply {
             Self::Bulk(bytes) => out.bulk(bytes),
             Self::Nothing => out.null(),
             Self::Ok => out.simple("OK"),
+            Self::NoReplicas(origin, jobs, shortage) => out.error(no_replicas(*origin, jobs, *shortage)),
             Self::Error(text) => out.error(text),
         }
     }
+}
+
+/// So many ids are named one by one; of more, which follow one another, the first and the last.
+const NAMED: usize = 16;
+
+/// Names the jobs: their ids are how the client finds them again.
+fn no_replicas(origin: Origin, jobs: &[LocalId], shortage: Shortage) -> Vec<u8> {
+    let (named, between) = match jobs {
+        [first, .., last] if jobs.len() > NAMED => (&[*first, *last][..], " to "),
+        _ => (jobs, " "),
+    };
+    let mut line = BytesMut::from(
+        match jobs.len() {
+            1 => "NOREPLICAS stored as job".to_owned(),
+            count => format!("NOREPLICAS stored as {count} jobs"),
+        }
+        .as_bytes(),
+    );
+    for (number, job) in named.iter().enumerate() {
+        line.extend_from_slice(if number == 0 { " " } else { between }.as_bytes());
+        origin.write_id(*job, &mut line);
+    }
+    let Shortage {
+        confirmed,
+        asked,
+        within,
+    } = shortage;
+    let rest = format!(", but {confirmed} of {asked} replicas confirmed it within {within:?}");
+    line.extend_from_slice(rest.as_bytes());
+    line.to_vec()
 }
 
 fn write_id(origin: Origin, job: LocalId, out: &mut ReplyWriter) {

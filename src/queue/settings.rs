@@ -41,6 +41,10 @@ pub struct Settings {
     pub max_wait: Duration,
     /// Payloads of more bytes are kept packed; 0: none. The configuration's alone: `QCONFIG` has no such field.
     pub compress_over: u64,
+    /// That must have what is pushed before its reply goes out.
+    pub replicas: u32,
+    /// How long they may take, at least a millisecond: to Redis 0 is for ever.
+    pub replica_timeout: Duration,
     /// Over how many partitions the queue is to spread when it is first pushed to.
     pub partitions: u16,
     /// Over which it does.
@@ -94,8 +98,6 @@ enum Value {
     Rate(fn(&mut Settings) -> &mut Rate),
     /// 0 to [`MOST`]; 0: what the configuration says. Kept as the spread.
     Partitions,
-    /// Not supported yet but for this value.
-    Only(&'static str),
 }
 
 /// The fields of `QCONFIG`, in the order in which it shows them.
@@ -116,8 +118,8 @@ const FIELDS: [Field; 18] = [
     field("concurrency", Value::Count(|s| &mut s.concurrency)),
     field("rate", Value::Rate(|s| &mut s.rate)),
     field("partitions", Value::Partitions),
-    field("replicas", Value::Only("0")),
-    field("replica_timeout", Value::Only("500")),
+    field("replicas", Value::Small(|s| &mut s.replicas, 0)),
+    field("replica_timeout", Value::Time(|s| &mut s.replica_timeout, 1)),
 ];
 
 /// No count is larger: sums of them stay exact in a Lua number.
@@ -262,7 +264,6 @@ impl Field {
             Value::Small(of, _) => of(settings).to_string(),
             Value::Rate(of) => of(settings).to_string(),
             Value::Partitions => settings.active().to_string(),
-            Value::Only(text) => text.to_owned(),
         }
     }
 
@@ -276,8 +277,6 @@ impl Field {
                 *of(settings) = rate.ok_or_else(|| self.wrong(text, "like 100/s or 5000/m, or empty for no bound"))?;
             }
             Value::Partitions => settings.partitions = self.number(text, 0, MOST.into())? as u16,
-            Value::Only(only) if text == only.as_bytes() => {}
-            Value::Only(only) => return Err(self.wrong(text, &format!("'{only}': others are not yet supported"))),
         }
         Ok(())
     }
@@ -315,6 +314,8 @@ impl Default for Settings {
             group_rate: Rate(None),
             max_wait: Duration::ZERO,
             compress_over: 0,
+            replicas: 0,
+            replica_timeout: Duration::from_millis(500),
             partitions: 1,
             spread: None,
             dropping: false,
@@ -341,6 +342,8 @@ impl From<QueueSettings> for Settings {
             max_wait: settings.max_wait,
             result_ttl: settings.result_ttl,
             compress_over: settings.compress_over,
+            replicas: settings.replicas,
+            replica_timeout: settings.replica_timeout,
             partitions: settings.partitions,
             ..Self::default()
         }

@@ -2,6 +2,8 @@
 //! The operations go as what workers say of their jobs, then pushes, then pops; a lane gathers only what may be put in
 //! that order. Runs of like operations are written as one, because the script serves them with one Redis command.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::call::Call;
@@ -53,6 +55,8 @@ impl Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Pushed(Vec<LocalId>),
+    /// Stored, but on fewer replicas than the queue asks for. The script does not know: WAIT says so.
+    Unconfirmed(Vec<LocalId>, Shortage),
     /// Redis is out of memory; nothing was stored.
     OutOfMemory,
     /// The queue holds as many jobs as it may; nothing was stored.
@@ -71,11 +75,30 @@ pub enum Outcome {
     Popped(Vec<Job>),
 }
 
+/// Replicas that confirmed, of how many, within which time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub confirmed: u32,
+    pub asked: u32,
+    pub within: Duration,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchReply {
     pub standing: Standing,
     /// One for each operation, in their order.
     pub outcomes: Vec<Outcome>,
+}
+
+impl BatchReply {
+    /// What was pushed is on too few replicas.
+    pub fn fall_short(&mut self, shortage: Shortage) {
+        for outcome in &mut self.outcomes {
+            if let Outcome::Pushed(ids) = outcome {
+                *outcome = Outcome::Unconfirmed(std::mem::take(ids), shortage);
+            }
+        }
+    }
 }
 
 pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {

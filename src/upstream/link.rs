@@ -61,11 +61,13 @@ impl LinkError {
     }
 }
 
-/// What a pipe is for: replies in which protocol, keys of which database.
+/// What a pipe is for: replies in which protocol, keys of which database, and whether its requests wait for replicas: then
+/// nothing else goes over it, as WAIT holds up all that comes behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PipeKind {
     pub protocol: Protocol,
     pub database: u32,
+    pub waits: bool,
 }
 
 /// What is asked of a new connection before it is used.

@@ -12,6 +12,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 /// Sent bytes that have their reply are thrown away when so many of them stand before the first that has none.
 const COMPACT_AFTER: usize = 256 * 1024;
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
@@ -35,6 +37,7 @@ pub struct Pending<T> {
     pub slot: u16,
     /// ASKING stands before it, which has a reply of its own.
     asking: Asking,
+    wait: Wait,
     start: u64,
     len: usize,
 }
@@ -46,7 +49,34 @@ enum Asking {
     Answered,
 }
 
+/// Whether WAIT stands behind it, in the same bytes. Then it has its reply when WAIT has one too, and is sent again with it.
+#[derive(Debug, PartialEq, Eq)]
+enum Wait {
+    No,
+    Due,
+    /// Its own reply, while WAIT's is due.
+    Answered(Bytes),
+}
+
 impl<T> Pending<T> {
+    /// The next reply is its own, and WAIT's comes behind that.
+    pub fn is_first_of_two(&self) -> bool {
+        self.wait == Wait::Due
+    }
+
+    /// The next reply is that of its WAIT.
+    pub fn is_second_of_two(&self) -> bool {
+        matches!(self.wait, Wait::Answered(_))
+    }
+
+    /// Its own reply, if what came last was that of its WAIT.
+    pub fn own_reply(self) -> Option<Bytes> {
+        match self.wait {
+            Wait::Answered(reply) => Some(reply),
+            Wait::No | Wait::Due => None,
+        }
+    }
+
     /// It is here by another node's word, for this once.
     pub fn is_asking(&self) -> bool {
         self.asking != Asking::No
@@ -60,6 +90,8 @@ pub struct Unsent<T> {
     pub repeat: Repeat,
     pub since: Instant,
     pub slot: u16,
+    /// WAIT is the last of its bytes.
+    pub waits: bool,
     pub bytes: Vec<u8>,
 }
 
@@ -80,6 +112,8 @@ pub struct Pipe<T> {
     pending: VecDeque<Pending<T>>,
     /// Requests that Redis refused to execute for now. While there are any nothing more is sent.
     refused: Vec<Unsent<T>>,
+    /// Replies that are due to nobody before all others: to the WAITs of requests that were not executed.
+    surplus: usize,
 }
 
 impl<T> Default for Pipe<T> {
@@ -90,6 +124,7 @@ impl<T> Default for Pipe<T> {
             written: 0,
             pending: VecDeque::new(),
             refused: Vec::new(),
+            surplus: 0,
         }
     }
 }
@@ -107,6 +142,7 @@ impl<T> Pipe<T> {
             since,
             slot,
             asking: Asking::No,
+            wait: Wait::No,
             start,
             len,
         });
@@ -118,9 +154,20 @@ impl<T> Pipe<T> {
             repeat,
             since,
             slot,
+            waits,
             bytes,
         } = request;
         self.send(to, repeat, since, slot, |out| out.extend_from_slice(&bytes));
+        if waits {
+            self.last_waits();
+        }
+    }
+
+    /// WAIT is the last of what was sent last.
+    pub fn last_waits(&mut self) {
+        if let Some(last) = self.pending.back_mut() {
+            last.wait = Wait::Due;
+        }
     }
 
     /// With ASKING before it: the two go out together.
@@ -163,18 +210,37 @@ impl<T> Pipe<T> {
         }
     }
 
+    /// The next reply is to a WAIT behind which nobody waits any more.
+    pub fn takes_surplus(&mut self) -> bool {
+        let takes = self.surplus > 0;
+        self.surplus -= usize::from(takes);
+        takes
+    }
+
+    /// The oldest request that was sent has its own reply, and is to have that of its WAIT.
+    pub fn half_answered(&mut self, reply: Bytes) {
+        if let Some(front) = self.pending.front_mut() {
+            front.wait = Wait::Answered(reply);
+        }
+    }
+
     /// The oldest request that was sent has its reply. `None`: it is a reply to nothing.
     pub fn answered(&mut self) -> Option<Pending<T>> {
-        self.front()?;
-        let answered = self.pending.pop_front();
+        let answered = self.take_front();
         self.forget_answered();
         answered
     }
 
-    /// The oldest request that was sent was not executed here, and goes on elsewhere. `None`: it is a reply to nothing.
-    pub fn turned_away(&mut self) -> Option<Unsent<T>> {
+    fn take_front(&mut self) -> Option<Pending<T>> {
         self.front()?;
         let front = self.pending.pop_front()?;
+        self.surplus += usize::from(front.is_first_of_two());
+        Some(front)
+    }
+
+    /// The oldest request that was sent was not executed here, and goes on elsewhere. `None`: it is a reply to nothing.
+    pub fn turned_away(&mut self) -> Option<Unsent<T>> {
+        let front = self.take_front()?;
         let request = unsent(front, self.base, &self.out);
         self.forget_answered();
         Some(request)
@@ -191,7 +257,7 @@ impl<T> Pipe<T> {
 
     /// Redis refuses, and every request that it has been sent has been answered or refused: time for a new connection.
     pub fn wants_another_connection(&self) -> bool {
-        !self.refused.is_empty() && self.front().is_none()
+        !self.refused.is_empty() && self.front().is_none() && self.surplus == 0
     }
 
     /// The connection is gone. Everything goes out again, but for what may have been executed and must not be executed
@@ -285,6 +351,7 @@ fn unsent<T>(request: Pending<T>, base: u64, out: &[u8]) -> Unsent<T> {
         repeat: request.repeat,
         since: request.since,
         slot: request.slot,
+        waits: request.wait != Wait::No,
         bytes: bytes.to_vec(),
     }
 }
@@ -379,6 +446,52 @@ mod tests {
             assert_eq!(pipe.answered().unwrap().to, expected);
         }
         assert!(pipe.is_empty());
+    }
+
+    fn waiting(name: &'static str) -> Unsent<&'static str> {
+        Unsent {
+            to: name,
+            repeat: Repeat::Safe,
+            since: Instant::now(),
+            slot: 1,
+            waits: true,
+            bytes: format!("{name}WAIT").into_bytes(),
+        }
+    }
+
+    #[test]
+    fn a_request_with_a_wait_has_its_reply_when_both_are_here_and_goes_again_with_it() {
+        let mut pipe = Pipe::default();
+        pipe.send_again(waiting("push"));
+        pipe.wrote(8);
+        assert!(pipe.front().unwrap().is_first_of_two());
+        pipe.half_answered("id".into());
+        assert!(pipe.front().unwrap().is_second_of_two());
+        assert_eq!(
+            texts(pipe.lost().again),
+            ["pushWAIT"],
+            "whether it was replicated is not known"
+        );
+        pipe.send_again(waiting("push"));
+        pipe.wrote(8);
+        pipe.half_answered("id".into());
+        assert_eq!(pipe.answered().unwrap().own_reply().unwrap(), "id");
+        assert!(pipe.is_empty() && !pipe.takes_surplus());
+    }
+
+    #[test]
+    fn the_reply_to_the_wait_of_a_request_that_was_not_executed_is_nobodys() {
+        let mut pipe = Pipe::default();
+        pipe.send_again(waiting("push"));
+        pipe.send_again(waiting("post"));
+        pipe.wrote(16);
+        assert!(pipe.turned_away().unwrap().waits);
+        assert!(pipe.takes_surplus());
+        assert!(!pipe.takes_surplus());
+        assert!(pipe.refused());
+        assert!(!pipe.wants_another_connection(), "a reply is due");
+        assert!(pipe.takes_surplus());
+        assert!(pipe.wants_another_connection());
     }
 
     #[test]
