@@ -57,6 +57,8 @@ pub struct Counters {
     pub nacked: Count,
     pub batches: Count,
     pub batched: Count,
+    pub resent: Count,
+    pub lost: Count,
     /// 1: the queues' pipe to a primary has a connection.
     pub upstream_up: Count,
     pub upstream_connections_lost: Count,

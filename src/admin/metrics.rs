@@ -60,6 +60,8 @@ impl Exposition {
             ("millrace_jobs_nacked_total", numbers.nacked),
             ("millrace_batches_total", numbers.batches),
             ("millrace_batched_requests_total", numbers.batched),
+            ("millrace_pushes_resent_total", numbers.resent),
+            ("millrace_pushes_lost_total", numbers.lost),
         ] {
             counter!(name).absolute(value);
         }

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::mpsc;
+use tracing::{info, warn};
 
 use crate::asker::ClientKey;
 use crate::command::Table;
@@ -40,7 +41,7 @@ use crate::counters::Counters;
 use crate::local::Facts;
 use crate::local::client::Buffers;
 use crate::local::info::Numbers;
-use crate::queue::queues::{Answer, Queues};
+use crate::queue::queues::{Answer, Losses, Queues};
 use crate::resp::scanner::Scanner;
 use crate::script::Scripts;
 use crate::session::Users;
@@ -116,6 +117,8 @@ impl Shared {
             nacked: sum(|c| c.nacked.value()),
             batches: sum(|c| c.batches.value()),
             batched: sum(|c| c.batched.value()),
+            resent: sum(|c| c.resent.value()),
+            lost: sum(|c| c.lost.value()),
         }
     }
 }
@@ -287,6 +290,7 @@ impl Hub {
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
         self.queues.tick(now);
+        self.tell_losses();
         self.end_leave();
         if now >= self.checked + CHECK {
             self.checked = now;
@@ -319,6 +323,23 @@ impl Hub {
         clients == 0 && self.shared.parcels.load(Relaxed) == 0 && !self.flush_wanted && !self.queues.is_waiting()
     }
 
+    /// Redis has lost what it had acknowledged.
+    fn tell_losses(&mut self) {
+        let Some(Losses { resent, lost }) = self.queues.losses_to_tell(self.now) else {
+            return;
+        };
+        match lost {
+            0 => info!(
+                resent,
+                "redis had lost pushes that it had acknowledged, they were pushed again"
+            ),
+            _ => warn!(
+                resent,
+                lost, "redis has lost pushes that it had acknowledged, and not all could be pushed again"
+            ),
+        }
+    }
+
     fn note_gauges(&mut self) {
         let counters = &self.counters;
         let tally = &self.queues.tally;
@@ -332,6 +353,8 @@ impl Hub {
         counters.nacked.set(tally.nacked);
         counters.batches.set(tally.batches);
         counters.batched.set(tally.batched);
+        counters.resent.set(tally.resent);
+        counters.lost.set(tally.lost);
         let everywhere: u64 = self.shared.counters.iter().map(|c| c.buffered_bytes.value()).sum();
         self.held_elsewhere = everywhere as usize - self.held_here();
     }

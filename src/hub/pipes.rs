@@ -278,13 +278,17 @@ impl Hub {
 
     pub fn pipe_up(&mut self, index: usize, stream: Rc<Stream>) {
         self.now = Instant::now();
+        let queues = self.queue_kind();
         let state = &mut self.pipes[index];
         state.stream = Some(stream);
         state.blocked = false;
         state.fault = None;
         state.trouble.clear();
         match state.role {
-            Role::Requests(_) => {
+            Role::Requests(kind) => {
+                if kind == queues {
+                    self.queues.connected();
+                }
                 self.queues.resume();
                 self.note_upstream();
             }
@@ -549,7 +553,7 @@ impl Hub {
                 Target::Lane(lane) => {
                     // It may have been applied, on a connection that was lost since.
                     let reply = format!("-UNCERTAIN no Redis for {DOUBT:?}; it is not known whether it was done\r\n");
-                    self.queues.replied(lane, reply.into(), None, now);
+                    let _ = self.queues.replied(lane, reply.into(), None, now); // an error is never to be made again
                 }
                 Target::Ear(_) | Target::Nobody => {}
             }

@@ -109,10 +109,11 @@ impl Hub {
             Target::Ear(_) | Target::Nobody => {}
             Target::Lane(lane) if reply.starts_with(b"-NOSCRIPT") => self.load_and_repeat(index, lane, answered.slot),
             Target::Lane(lane) if is_second => {
+                let slot = answered.slot;
                 let own = answered.own_reply().unwrap_or_default();
-                self.queues.replied(lane, own, Some(confirmed(reply)), self.now);
+                self.called(index, lane, slot, own, Some(confirmed(reply)));
             }
-            Target::Lane(lane) => self.queues.replied(lane, Bytes::copy_from_slice(reply), None, self.now),
+            Target::Lane(lane) => self.called(index, lane, answered.slot, Bytes::copy_from_slice(reply), None),
             Target::Client {
                 asker, command, splice, ..
             } => {
@@ -129,6 +130,14 @@ impl Hub {
             }
         }
         true
+    }
+
+    /// A lane's call has its reply.
+    fn called(&mut self, index: usize, lane: LaneKey, slot: u16, reply: Bytes, confirmed: Option<u32>) {
+        if let Some(again) = self.queues.replied(lane, reply, confirmed, self.now) {
+            self.send_call(index, lane, slot, &again);
+            self.want_flush();
+        }
     }
 
     /// A node did not execute a request, as its slot is another one's, or on its way.

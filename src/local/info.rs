@@ -79,6 +79,9 @@ pub struct Numbers {
     pub batches: u64,
     /// Requests that went in batches; by the batches, the mean size of one.
     pub batched: u64,
+    /// Acknowledged pushes that Redis lost: pushed again, and not.
+    pub resent: u64,
+    pub lost: u64,
 }
 
 /// The reply to an `INFO` that asks for nothing of Redis's.
@@ -163,5 +166,7 @@ fn queues(numbers: &Numbers) -> Vec<(&'static str, String)> {
         ("queue_jobs_nacked", numbers.nacked.to_string()),
         ("queue_batches", numbers.batches.to_string()),
         ("queue_batched_requests", numbers.batched.to_string()),
+        ("queue_pushes_resent", numbers.resent.to_string()),
+        ("queue_pushes_lost", numbers.lost.to_string()),
     ]
 }

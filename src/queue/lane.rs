@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::id::Origin;
 use super::operation::{Operation, Priority, QueueName};
 use super::pace::Pace;
+use super::recent::Recent;
 use super::single::Single;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
@@ -264,6 +265,9 @@ pub struct Lane {
     pub pace: Pace,
     /// It stands in its worker's list of lanes that hold their call.
     pub held: bool,
+    pub recent: Recent,
+    /// The number of the call that was answered last.
+    pub answered: u64,
     /// Parked pops that the last batch took out; other lanes where they were parked are to be told.
     pub taken: Vec<Asker>,
     /// What [`Self::buffered`] was when the worker's sum was last made.
@@ -298,6 +302,8 @@ impl Lane {
             stalled: false,
             pace: Pace::default(),
             held: false,
+            recent: Recent::default(),
+            answered: 0,
             taken: Vec::new(),
             counted: 0,
             waiting_bytes: 0,

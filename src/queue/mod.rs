@@ -6,6 +6,7 @@
 //!   [`waiting`]: pops that wait. [`awaiting`]: who waits for a job's end.
 //! - [`single`]: calls that stand for themselves. [`settings`]: what a queue goes by.
 //! - [`cron`]: repeated jobs. [`crons`]: who sees to it that they are pushed.
+//! - [`recent`]: pushes that were answered lately, should Redis lose them.
 //! - [`names`]: which queues there are.
 //! - [`reply`]: what a command comes to, and how it is written.
 
@@ -20,6 +21,7 @@ pub mod pace;
 pub mod parse;
 pub mod payload;
 pub mod queues;
+pub mod recent;
 pub mod reply;
 pub mod settings;
 pub mod single;

@@ -210,6 +210,8 @@ pub struct Return {
     pub delivery: u32,
     /// What the pop gave out of a `NOACK` job, which Redis holds no longer: its payload and its meta record.
     pub taken: Option<(Bytes, Option<Bytes>)>,
+    /// It was not popped: Redis has lost it, and it is pushed again as it was, with its id.
+    pub lost: bool,
 }
 
 /// One request of a batch, in the order of its arrival.

@@ -9,6 +9,7 @@ mod ears;
 mod fans;
 mod keeping;
 mod partitions;
+mod replays;
 mod turn;
 
 use std::cmp::Reverse;
@@ -26,6 +27,7 @@ use super::id::LocalId;
 use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, Outgoing, QueueKey, To, Trust, Work};
 use super::operation::{Claim, Operation, Push, QueueName, Return};
 use super::parse::{Ask, Block, PopAsk, Unknown};
+use super::recent::KeptJob;
 use super::reply::{Popped, Reply};
 use super::settings::{Change, Pause, SPREAD};
 use super::single::{CronCall, Elsewhere, Single, Step};
@@ -35,11 +37,13 @@ use crate::asker::Asker;
 use crate::config::{Config, Source};
 use crate::script::batch::{self, Batch, BatchReply, Shortage};
 use crate::script::wake::Wake;
-use crate::script::{CallError, Changed, Job, Outcome, Scripts, Standing};
+use crate::script::{CallError, Changed, Job, Outcome, Scripts, Standing, last_applied};
 
 use ears::Ears;
 use fans::{Fan, Fans};
 use partitions::{Errand, Queue, default_partitions};
+pub use replays::Losses;
+use replays::TELLING;
 
 /// Lanes that nobody uses are looked for when there are more than so many.
 const IDLE_LANES: usize = 1024;
@@ -63,6 +67,9 @@ pub struct Tally {
     pub nacked: u64,
     pub batches: u64,
     pub batched: u64,
+    /// Acknowledged pushes that Redis lost: pushed again, and not kept.
+    pub resent: u64,
+    pub lost: u64,
 }
 
 pub struct Queues {
@@ -98,6 +105,12 @@ pub struct Queues {
     /// Bytes that all lanes hold.
     held: usize,
     sequence: u64,
+    /// Connections that there have been.
+    epoch: u64,
+    /// Bytes that all lanes keep of recent pushes.
+    recent: usize,
+    /// What Redis has lost and nobody was told yet, and since when.
+    losses: Option<(Losses, Instant)>,
     /// Redis's clock beside ours, at the last reply.
     clock: Option<(u64, Instant)>,
     polled: Option<Instant>,
@@ -132,6 +145,9 @@ impl Queues {
             flights: 0,
             held: 0,
             sequence: 0,
+            epoch: 0,
+            recent: 0,
+            losses: None,
             clock: None,
             polled: None,
             poll_next: 0,
@@ -474,23 +490,33 @@ impl Queues {
             self.left_others(key, asker);
         }
         self.sequence += 1;
-        let jitter = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
-        let lane = &mut self.lanes[key as usize];
-        let mut bytes = encode(&self.scripts, lane, &call, self.sequence, jitter);
-        let wait = lane.wait(&call, self.config.upstream.response_timeout / 2);
-        if let Some(wait) = wait {
-            bytes = wait.behind(&bytes);
-        }
-        let (queue, batch) = (lane.of, matches!(call, Call::Batch { .. }));
+        let (queue, batch) = (self.lanes[key as usize].of, matches!(call, Call::Batch { .. }));
         if let Call::Batch { operations, .. } = &call {
             self.tally.batches += 1;
             self.tally.batched += operations.len() as u64;
+        }
+        let outgoing = self.fly(key, call, to, self.sequence, now);
+        if batch {
+            self.turn_sent(queue);
+        }
+        Some(outgoing)
+    }
+
+    /// The call is in flight as soon as what comes back is sent.
+    fn fly(&mut self, key: LaneKey, call: Call, to: Askers, sequence: u64, now: Instant) -> Outgoing {
+        let jitter = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
+        let lane = &mut self.lanes[key as usize];
+        lane.partition.applied = lane.recent.newest(now);
+        let mut bytes = encode(&self.scripts, lane, &call, sequence, jitter);
+        let wait = lane.wait(&call, self.config.upstream.response_timeout / 2);
+        if let Some(wait) = wait {
+            bytes = wait.behind(&bytes);
         }
         lane.pace.sent();
         self.flights += 1;
         let flight = Flight {
             sent: now,
-            sequence: self.sequence,
+            sequence,
             call,
             to,
             bytes,
@@ -499,10 +525,7 @@ impl Queues {
         let outgoing = flight.outgoing();
         lane.flight = Some(flight);
         self.count(key);
-        if batch {
-            self.turn_sent(queue);
-        }
-        Some(outgoing)
+        outgoing
     }
 
     /// Its next call may have to wait for replicas.
@@ -555,12 +578,21 @@ impl Queues {
     }
 
     /// Redis's reply to a lane's call, and how many replicas have what it pushed, if it waited for any.
-    pub fn replied(&mut self, key: LaneKey, reply: Bytes, confirmed: Option<u32>, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(key as usize) else {
-            return;
-        };
-        let Some(flight) = lane.flight.take() else { return };
+    /// Gives back a call that is to be sent at once, if this one has to be made again.
+    #[must_use]
+    pub fn replied(&mut self, key: LaneKey, reply: Bytes, confirmed: Option<u32>, now: Instant) -> Option<Outgoing> {
+        let flight = self.lanes.get_mut(key as usize)?.flight.take()?;
         self.flights -= 1;
+        if let Some(applied) = last_applied(&reply) {
+            return Some(self.push_again(key, flight, applied, now));
+        }
+        self.land(key, flight, reply, confirmed, now);
+        None
+    }
+
+    fn land(&mut self, key: LaneKey, flight: Flight, reply: Bytes, confirmed: Option<u32>, now: Instant) {
+        let lane = &mut self.lanes[key as usize];
+        lane.answered = flight.sequence;
         let answered_before = self.answers.len();
         let took = now.saturating_duration_since(flight.sent);
         let (queue, partition, retired) = (lane.of, lane.origin.partition, lane.retired);
@@ -693,7 +725,9 @@ impl Queues {
         let standing = reply.standing;
         let mut missed = parked;
         let mut hungry = Vec::new();
+        let mut kept = Vec::new();
         for ((operation, (to, since)), outcome) in operations.into_iter().zip(to).zip(reply.outcomes) {
+            self.note_ends(key, &operation, &outcome);
             match (outcome, operation) {
                 (Outcome::Popped(jobs), Operation::Pop(pop)) => {
                     missed |= pop.waits && jobs.is_empty();
@@ -701,9 +735,16 @@ impl Queues {
                     hungry.extend(self.popped(key, to, jobs, pop.noack, pop.count, now));
                 }
                 (Outcome::Full, Operation::Push(push)) => self.full(key, push, to, since),
+                (outcome, Operation::Push(push)) => {
+                    if let Outcome::Pushed(ids) | Outcome::Unconfirmed(ids, _) = &outcome {
+                        kept.extend(KeptJob::of(push, ids));
+                    }
+                    self.settle(key, to, outcome);
+                }
                 (outcome, _) => self.settle(key, to, outcome),
             }
         }
+        self.remember(key, kept, now);
         let lane = &mut self.lanes[key as usize];
         lane.registered = missed && standing.ready == 0 && !standing.more;
         self.stand(key, standing, now);
@@ -871,10 +912,13 @@ impl Queues {
             .filter(|_| several && !matches!(to, To::Part(..)));
         let settings = &self.queues[lane.of as usize].settings;
         let is_table_changed = matches!(single, Single::Cron(CronCall::AddToTable(_)));
+        let removes = single.clone();
         let (standing, step) = single.read(reply, &lane.queue, lane.origin, settings)?;
         if let (true, Some(crons)) = (is_table_changed, &mut self.crons) {
             crons.changed(now);
         }
+        self.note_removal(key, &removes);
+        let lane = &self.lanes[key as usize];
         let soonest = lane.due.filter(|due| *due > now);
         self.stand(key, standing, now);
         let lane = &mut self.lanes[key as usize];
@@ -1036,8 +1080,9 @@ impl Queues {
             .flatten()
             .map(|at| at + self.poll_pause());
         let cron = self.crons.as_ref().and_then(Crons::next);
+        let telling = self.losses.map(|(_, since)| since + TELLING);
         let ends = [self.pops.next_end(), self.awaiting.next_end()];
-        let rest = [due, self.held_until, poll, cron];
+        let rest = [due, self.held_until, poll, cron, telling];
         ends.into_iter().chain(rest).flatten().min()
     }
 

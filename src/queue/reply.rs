@@ -74,6 +74,7 @@ impl Popped {
                 job: job.id,
                 delivery: job.delivery,
                 taken: taken(job),
+                lost: false,
             })
             .collect()
     }

@@ -11,7 +11,8 @@
 --   k n delay dead error jitter name×n QNACK; delay, error: empty if not given; jitter: 0 to 1
 --   x n lease name×n                   QEXTEND
 --   l n name×n                         leases that end now, with their worker's connection (BOUND)
---   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it
+--   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it; 2 if it is no delivery that
+--                                      comes back but a job that Redis lost, which is pushed again
 --   c name tick next run               a tick of QCRON, if nobody has made it yet: the run is its push; next: empty if it is the last
 --   p n letter start ttl options (suffix payload)×n
 --                                      pushes of one kind; start: empty, +ms or =unix ms; options: a MessagePack map,
@@ -224,16 +225,34 @@ if not calm or (first_end or now + 1) <= now then
   -- As if it had never been popped.
   local function give_back(name, taken, payload, packed)
     local id = name:match('^%w+')
-    if taken == '1' then
+    if taken ~= '0' then
       if call('HSETNX', jobs, id, payload) == 0 then
         return
       end
+      local record = packed ~= '' and unpacked(packed) or {}
       if packed ~= '' then
         plain = false
-        call('HSET', meta, id, packed)
-        take_again(id, unpacked(packed).u)
+        take_again(id, record.u)
       end
-      acked = acked - 1
+      if taken == '1' then
+        acked = acked - 1
+      else
+        count('pushed', 1)
+        if record.f then
+          call('ZADD', holds, record.f, record.u)
+          record.f = nil
+        end
+      end
+      if next(record) then
+        remember(id, record)
+      end
+      if taken == '2' and (record.t or 0) > now then
+        call('ZADD', delayed, record.t, id)
+        if record.x then
+          call('ZADD', expiry, record.x, id)
+        end
+        return
+      end
     elseif call('ZREM', leases, name) == 0 then
       return
     end

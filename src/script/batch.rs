@@ -256,10 +256,16 @@ fn write_claim(call: &mut Call, settings: &Settings, operation: &Operation, jitt
             write_names(call, claims);
         }
         Operation::Return(returns) => {
-            for Return { job, delivery, taken } in returns {
+            for Return {
+                job,
+                delivery,
+                taken,
+                lost,
+            } in returns
+            {
                 call.word(b"b");
                 call.word(&name(*job, Some(*delivery)));
-                call.number(taken.is_some().into());
+                call.number(u64::from(taken.is_some()) + u64::from(*lost));
                 let (payload, record) = taken.as_ref().map_or((None, None), |(p, r)| (Some(p), r.as_ref()));
                 call.word(payload.map_or(b"", |payload| payload));
                 call.word(record.map_or(b"", |record| record));

@@ -51,7 +51,10 @@ impl Call {
             out.put_slice(&partition.cron_keys);
         }
         out.put_slice(&partition.caller);
-        put_number(sequence, &mut out);
+        match partition.applied {
+            applied if applied > 0 && sequence > 0 => put_bulk(format!("{sequence} {applied}").as_bytes(), &mut out),
+            _ => put_number(sequence, &mut out),
+        }
         write_settings(settings, version, &mut out);
         Self {
             out,

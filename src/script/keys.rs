@@ -63,6 +63,8 @@ pub struct Partition {
     pub slot: u16,
     /// What the worker has to listen to beside its one channel.
     pub channel: Option<String>,
+    /// Number of the last call of the lane that must have been applied; 0: of none. Which that is changes from call to call.
+    pub applied: u64,
     /// KEYS, as RESP; those for repeated jobs apart; and the first word of ARGV.
     pub(super) keys: Bytes,
     pub(super) cron_keys: Bytes,
@@ -84,6 +86,7 @@ impl Partition {
         Self {
             slot: slot(tag.as_bytes()),
             channel,
+            applied: 0,
             keys: keys(&mut NAMES.into_iter().chain([lane.as_str()])),
             cron_keys: keys(&mut CRON_NAMES.into_iter()),
             caller: bulks(&mut std::iter::once(caller)),

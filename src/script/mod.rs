@@ -28,6 +28,7 @@ use thiserror::Error;
 
 use crate::queue::operation::Priority;
 use crate::resp::reader::{BadReply, Element, Reader};
+use crate::resp::scanner::parse_integer;
 
 pub use crate::queue::settings::Settings;
 pub use batch::{Batch, BatchReply, Job, Outcome};
@@ -198,6 +199,13 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
         reader,
         len,
     ))
+}
+
+/// The number of the lane's last call that Redis has applied, when that is none that it must have applied: jobs are lost, and
+/// nothing of this call was done. `None`: the reply is another.
+pub fn last_applied(reply: &Bytes) -> Option<u64> {
+    let number = reply.strip_prefix(b"*2\r\n$4\r\nLOST\r\n:")?;
+    parse_integer(number.trim_ascii_end())?.try_into().ok()
 }
 
 /// The overrides of a queue's settings, which a call did not know of: nothing of it was done.

@@ -36,7 +36,8 @@
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list or behind its group.
 --
--- ARGV: who calls (worker, prefix of the wake channels, queue/partition: words with a space between), sequence, the queue's
+-- ARGV: who calls (worker, prefix of the wake channels, queue/partition: words with a space between), sequence (and behind a
+-- space that of an earlier call, see below), the queue's
 -- settings (words likewise: their version, empty if nothing was changed, then lease, retries, backoff, longest backoff,
 -- lapses allowed, dead letters kept, for how long, jobs of a group leased at once, and its rate: so many, 0 for no bound, in
 -- so many ms); from the fourth on what the script itself asks for.
@@ -49,7 +50,7 @@ local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, stri
 local ARGV = ARGV
 local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lane, cron, ticks =
   unpack(KEYS)
-local sequence = ARGV[2]
+local sequence, after = ARGV[2]:match('^(%d+) ?(%d*)$')
 local lists = {u = urgent, h = high, n = normal, l = low}
 
 local BITE = 1000 -- arguments to one command; Lua's stack holds some thousands
@@ -72,14 +73,21 @@ local more = false -- upkeep is left
 --   1. `before` is what this very call came to when it was applied, if it was. A look-up has no number.
 --   2. The script keeps its outcome under `lane`, in the same step as all that it did, so that they are lost or kept
 --      together. A call that could do nothing keeps nothing.
+--   3. `after` is the number of an earlier call of the lane of which it knows that it was applied, and has kept what it
+--      pushed. If it was not, then jobs that were acknowledged are lost: the call does nothing, and says what was applied last.
 local before = sequence ~= '0' and call('GET', lane)
+local last = 0
 if before then
   local at = find(before, '\n', 1, true)
-  local last = tonumber(sub(before, 1, at - 1))
+  last = tonumber(sub(before, 1, at - 1))
   if last > tonumber(sequence) then
     return redis.error_reply('STALE call ' .. sequence .. ' of a lane that is at ' .. last)
   end
   before = last == tonumber(sequence) and sub(before, at + 1)
+end
+
+if after ~= '' and last < tonumber(after) then
+  return {'LOST', last}
 end
 
 -- A call with settings of another version does nothing: it brings back what they are now, and is made again. One whose

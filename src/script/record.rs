@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rmp::encode::{self, ValueWriteError};
 use rmpv::ValueRef;
 
-use crate::queue::operation::JobOptions;
+use crate::queue::operation::{JobOptions, Start};
 use crate::resp::reader::BadReply;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,14 +96,38 @@ fn pairs(value: &ValueRef) -> Option<Vec<(Bytes, Bytes)>> {
 /// The record that a push gives its jobs, but for what depends on Redis's clock; with it, as `f`, for how long their unique
 /// key is held. Empty if there is nothing to remember.
 pub(super) fn encode_options(options: &JobOptions) -> Vec<u8> {
-    let unique = options.unique.as_ref();
-    let numbers = [
+    let hold = options.unique.as_ref().and_then(|unique| unique.hold);
+    encode_with(options, &[("f", hold)])
+}
+
+/// The record of a job that Redis has lost and that is pushed again: dates as they were made at its push (Unix ms), `f` among
+/// them, and the deliveries that were lost with it, after which no delay counts any more.
+pub fn encode_kept(options: &JobOptions, pushed: u64, lapses: u32) -> Vec<u8> {
+    let hold = options.unique.as_ref().and_then(|unique| unique.hold);
+    let start = match options.start {
+        Start::After(ms) => Some(pushed + ms),
+        Start::At(date) => Some(date),
+        Start::Now => None,
+    };
+    let lapses = u64::from(lapses);
+    let dates = [
+        ("f", hold.map(|ms| pushed + ms)),
+        ("t", start.filter(|_| lapses == 0)),
+        ("x", options.ttl.map(|ms| pushed + ms)),
+        ("s", Some(lapses).filter(|lapses| *lapses > 0)),
+    ];
+    encode_with(options, &dates)
+}
+
+fn encode_with(options: &JobOptions, more: &[(&str, Option<u64>)]) -> Vec<u8> {
+    let mut numbers = vec![
         ("r", options.retries.map(u64::from)),
         ("b", options.backoff),
         ("m", options.max_backoff),
         ("l", options.lease),
-        ("f", unique.and_then(|unique| unique.hold)),
     ];
+    numbers.extend_from_slice(more);
+    let unique = options.unique.as_ref();
     let words = [("u", unique.map(|unique| &unique.key)), ("g", options.group.as_ref())];
     let given = numbers.iter().filter(|(_, number)| number.is_some()).count();
     let worded = words.iter().filter(|(_, word)| word.is_some()).count();

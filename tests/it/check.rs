@@ -284,6 +284,7 @@ fn back(job: &millrace::script::Job) -> millrace::queue::operation::Return {
         job: job.id,
         delivery: job.delivery,
         taken: None,
+        lost: false,
     }
 }
 

@@ -29,6 +29,7 @@ mod protocol;
 mod proxies;
 mod recipes;
 mod refusals;
+mod replays;
 mod replicas;
 mod scripts;
 mod sentinel;

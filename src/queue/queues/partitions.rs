@@ -465,6 +465,7 @@ impl Queues {
         self.lanes
             .retain(|key, lane| !idle.contains(&key) || !lane.retired && queues.contains(lane.of as usize));
         self.ears.leave(before - self.lanes.len());
+        self.recent = self.lanes.iter().map(|(_, lane)| lane.recent.bytes()).sum();
     }
 }
 

@@ -435,6 +435,7 @@ impl Twins {
                     job: job.id,
                     delivery: job.delivery,
                     taken,
+                    lost: false,
                 }])
             }
             Wish::Return(index) => {
@@ -443,6 +444,7 @@ impl Twins {
                     job: claim.job,
                     delivery: claim.delivery?,
                     taken: None,
+                    lost: false,
                 };
                 Operation::Return(vec![returned])
             }
