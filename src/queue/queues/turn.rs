@@ -1,6 +1,6 @@
 //! Which of a queue's partitions a push or a pop goes to.
 //!
-//! A call costs Redis about as much as ten jobs in it (benches/scripts.md), so a crowd's requests are not dealt out one by
+//! A call costs Redis about as much as thirty jobs in it (benches/scripts.md), so a crowd's requests are not dealt out one by
 //! one: it is one partition's turn, and pushes and pops alike go there, in the same calls. After a few calls the next one has
 //! its turn. So each gets the same share of the jobs over a time, and none is left idle.
 //!
