@@ -34,9 +34,9 @@ pub type QueueKey = u32;
 /// Of a request whose parts go to several lanes.
 pub type FanKey = u32;
 
-/// Jobs that one call pushes, settles and pops, at most; larger gains nothing (benches/README.md, "batch size"),
-/// and a script of so many holds Redis for about a millisecond. A single request may have more: a `QMPUSH` is all or nothing.
-pub const BATCH_JOBS: usize = 250;
+/// Requests' jobs that one call settles and pushes, at most, and so many again that it pops: then it holds Redis for less than
+/// 2 ms beside a million jobs (benches/scripts.md). A single request may have more: a `QMPUSH` is all or nothing.
+pub const BATCH_JOBS: usize = 150;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
@@ -480,14 +480,18 @@ impl Lane {
                     batch.weigh(&operation);
                     batch.add(operation, entry.to, entry.since);
                 }
-                Work::Pop => popping.push((entry.to, entry.since)),
+                Work::Pop => {
+                    batch.jobs += 1;
+                    popping.push((entry.to, entry.since));
+                }
                 Work::Single(_) => stay.push_back(entry), // its phase admits nothing: see `Phase::Alone`
             }
         }
         stay.append(&mut self.waiting);
         self.replace_waiting(stay);
 
-        let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(BATCH_JOBS);
+        let room = BATCH_JOBS.saturating_sub(popping.len());
+        let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(room);
         self.hopeful = 0;
         for _ in 0..hopeful {
             let Some(asker) = self.parked.take_oldest(pops) else {
@@ -526,6 +530,8 @@ struct Batch {
     operations: Vec<Operation>,
     to: Vec<(To, Instant)>,
     jobs: usize,
+    /// Asked for by its pops.
+    popped: usize,
     bytes: usize,
 }
 
@@ -558,7 +564,9 @@ impl Batch {
         let To::Pop(asker) = to else { return };
         let Some(request) = pops.get(&asker) else { return };
         let mut pop = request.pop;
-        pop.count = pop.count.min(BATCH_JOBS as u32);
+        let room = BATCH_JOBS.saturating_sub(self.popped).max(1);
+        pop.count = pop.count.min(room as u32);
+        self.popped += pop.count as usize;
         pop.waits = request.may_park();
         self.add(Operation::Pop(pop), to, request.since);
     }

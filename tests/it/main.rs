@@ -34,6 +34,7 @@ mod replicas;
 mod scripts;
 mod sentinel;
 mod servers;
+mod slow;
 mod tls;
 mod tour;
 mod transcripts;
