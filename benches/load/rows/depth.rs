@@ -64,14 +64,16 @@ fn holds(redis: &RedisServer, proxy: &Proxy, report: &mut Report) -> Result<()> 
     let mut client = proxy.client();
     let many = A_CALL.to_string();
     let ids = client.call(&["QMPUSH", "depth", "1", "last"]).items()[0].text();
-    for request in [
+    let requests = [
         "QSTATS depth".to_owned(),
         format!("QEXPLAIN depth {ids}"),
         format!("QPEEK depth COUNT {many} OFFSET 100000"),
         format!("QPOP depth COUNT {many}"),
         format!("QDEL depth {}", some_ids(&mut client, &many)),
         "QPURGE depth".to_owned(),
-    ] {
+    ];
+    longest = longest.max(longest_call(redis, report, "QMPUSH, QPEEK"));
+    for request in requests {
         let words: Vec<_> = request.split(' ').collect();
         let reply = client.call(&words);
         ensure!(!matches!(reply, Reply::Error(_)), "{} got {reply}", words[0]);
