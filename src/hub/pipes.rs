@@ -141,6 +141,16 @@ impl PipeState {
         self.stream.is_some()
     }
 
+    /// It owes replies and has sent none for longer than that.
+    fn owes_for(&self, patience: Duration, now: Instant) -> bool {
+        let is_late = |since| now.saturating_duration_since(since) > patience;
+        self.is_up() && self.pipe.front().is_some() && self.silent_since.is_some_and(is_late)
+    }
+
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.owes_for(SUSPICIOUS, now)
+    }
+
     /// Until when what was gathered is held for those who are about to ask.
     fn held_until(&self, now: Instant) -> Option<Instant> {
         match self.gathered.urgent || self.gathered.from.clients == 0 {
@@ -510,12 +520,10 @@ impl Hub {
         let upstream = &self.shared.config.upstream;
         let (silence, patience) = (upstream.response_timeout, upstream.failover_timeout);
         for (_, state) in &mut self.pipes {
-            let owes = state.is_up() && state.pipe.front().is_some();
-            let silent = state.silent_since.filter(|_| owes).map(|since| now - since);
-            if silent.is_some_and(|silent| silent > silence) && state.fault.is_none() {
+            if state.owes_for(silence, now) && state.fault.is_none() {
                 state.give_up(LinkError::Silent(silence));
             }
-            if silent.is_some_and(|silent| silent > SUSPICIOUS) {
+            if state.is_silent(now) {
                 self.shared.topology.doubt(Doubt::Lost);
             }
             let is_useless = !self.routes.node(state.node).owns && state.pipe.is_empty();

@@ -31,7 +31,8 @@ const NOBODY: NodeKey = NodeKey::MAX;
 
 /// The slot of what has no key: any primary serves it.
 const KEYLESS: u16 = SLOTS as u16;
-/// A node that owns nothing any more answers within this what it owes. If it lives, it answers in a millisecond.
+/// A node that owns nothing any more answers within this what it owes. If it lives, it answers in a millisecond; one that
+/// has been silent for long gets no time more.
 const GRACE: Duration = Duration::from_millis(100);
 /// What a node said of a slot is believed for so long, whatever snapshots say: they may be of a node that has not heard.
 const FRESH: Duration = Duration::from_secs(2);
@@ -282,7 +283,8 @@ impl Hub {
                 closed.extend(moved.map(|request| request.slot));
                 if !owns && state.owned {
                     again.extend(state.pipe.recall(is_strange).into_iter().map(|request| (request, true)));
-                    state.leaves = Some(state.leaves.unwrap_or(now + GRACE));
+                    let grace = if state.is_silent(now) { Duration::ZERO } else { GRACE };
+                    state.leaves = Some(state.leaves.unwrap_or(now + grace));
                 }
             }
             state.owned |= owns;
