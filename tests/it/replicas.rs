@@ -21,8 +21,12 @@ fn primary_and_replica() -> (RedisServer, RedisServer) {
     (primary, replica)
 }
 
+/// Patient, as a loaded machine may take its time: half of `response_timeout`.
 fn proxy_before(primary: &RedisServer) -> ProxyPlan {
-    Proxy::before(primary).workers(2).set("queues.safe.replicas", "1")
+    Proxy::before(primary)
+        .workers(2)
+        .set("queues.safe.replicas", "1")
+        .set("queues.safe.replica_timeout", "\"1h\"")
 }
 
 fn id_in(error: &Reply) -> String {
@@ -81,9 +85,7 @@ fn a_push_that_too_few_replicas_confirm_says_so_names_the_job_and_is_stored() {
 #[test]
 fn nobody_else_waits_for_a_push_that_waits() {
     let (primary, replica) = primary_and_replica();
-    let proxy = proxy_before(&primary)
-        .set("queues.safe.replica_timeout", "\"1h\"")
-        .start();
+    let proxy = proxy_before(&primary).start();
     let (mut pusher, mut others) = (proxy.client(), proxy.client());
     assert!(!pusher.run("QPUSH safe job").is_error(""));
     replica.freeze();
@@ -102,10 +104,7 @@ fn nobody_else_waits_for_a_push_that_waits() {
 #[test]
 fn a_connection_lost_while_it_waits_makes_it_wait_again_and_push_no_second_job() {
     let (primary, replica) = primary_and_replica();
-    let proxy = proxy_before(&primary)
-        .set("queues.safe.replica_timeout", "\"1h\"")
-        .allow_log("connection to redis lost")
-        .start();
+    let proxy = proxy_before(&primary).allow_log("connection to redis lost").start();
     let mut client = proxy.client();
     assert!(!client.run("QPUSH safe first").is_error(""));
     replica.freeze();
@@ -154,6 +153,7 @@ fn what_replicas_confirmed_is_there_after_the_primary_was_killed() {
     let proxy = Proxy::before_sentinels(&set.addresses(), MASTER)
         .workers(2)
         .set("queues.safe.replicas", "1")
+        .set("queues.safe.replica_timeout", "\"1h\"")
         .allow_log("connection to redis lost")
         .allow_log("redis cannot be used")
         .allow_log("not every sentinel can be asked")
