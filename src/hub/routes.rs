@@ -8,7 +8,9 @@
 //!   1. What waits for a connection to the old one goes to the new one.
 //!   2. What has been sent to the old one is answered by it, and till then nothing of the slot goes to the new one
 //!      ([`super::detours`]).
-//!   3. A node that owns nothing any more gets no request more, and a moment to answer what it owes; then it is given up.
+//!   3. A node that owns nothing any more gets no request more. A cluster's has a moment to answer what it owes, mostly by
+//!      sending it on; then it is given up. A primary that sentinels have replaced is given up at once: what it still says
+//!      it has done is lost.
 
 use std::time::{Duration, Instant};
 
@@ -283,7 +285,8 @@ impl Hub {
                 closed.extend(moved.map(|request| request.slot));
                 if !owns && state.owned {
                     again.extend(state.pipe.recall(is_strange).into_iter().map(|request| (request, true)));
-                    let grace = if state.is_silent(now) { Duration::ZERO } else { GRACE };
+                    let is_over = !routes.is_cluster() || state.is_silent(now);
+                    let grace = if is_over { Duration::ZERO } else { GRACE };
                     state.leaves = Some(state.leaves.unwrap_or(now + grace));
                 }
             }
@@ -410,7 +413,7 @@ mod tests {
             primary: Endpoint::local(1),
             replicas: Vec::new(),
         };
-        let snapshot = Snapshot::cluster(vec![(0, 16383, shard)], 1);
+        let snapshot = Snapshot::cluster(vec![(0, 16383, shard)], &[], 1);
         let mut routes = Routes::new(true);
         let now = Instant::now();
         routes.take_over(&snapshot, 0, now);

@@ -47,6 +47,8 @@ struct Word {
     epoch: u64,
     is_ok: bool,
     ranges: Vec<(u16, u16, Shard)>,
+    /// Of these the primary is down.
+    failed: Vec<(u16, u16)>,
     /// Names that stay with a node for life.
     ids: HashSet<String>,
 }
@@ -197,7 +199,7 @@ impl Cluster {
         self.believed = Believed::of(&word);
         self.failed.retain(|_, since| since.elapsed() < SHUNNED);
         let epoch = word.epoch;
-        let snapshot = Snapshot::cluster(word.ranges, epoch);
+        let snapshot = Snapshot::cluster(word.ranges, &word.failed, epoch);
         let (primaries, trouble) = (snapshot.shards().len(), snapshot.trouble.clone());
         if self.watcher.publish(snapshot) {
             info!(epoch, primaries, trouble, "the cluster's slots are known");
@@ -263,15 +265,39 @@ async fn ask(node: &Endpoint, config: &Config) -> Result<Word, String> {
     let stream = link::enter(node, config).await.map_err(lost)?;
     let slots = call(&stream, &["CLUSTER", "SLOTS"]).await?;
     // After the slots, never before: the map is of this election or a later one.
-    let (epoch, is_ok) = read_epoch(&call(&stream, &["CLUSTER", "INFO"]).await?)?;
+    let info = call(&stream, &["CLUSTER", "INFO"]).await?;
+    let (epoch, is_ok) = read_epoch(&info)?;
+    let failed = match memchr::memmem::find(&info, b"cluster_slots_fail:0\r").is_some() {
+        true => Vec::new(),
+        false => read_failed(&call(&stream, &["CLUSTER", "NODES"]).await?),
+    };
     let (ranges, ids) =
         read_slots(slots, node).map_err(|error| format!("its CLUSTER SLOTS is not understood: {error}"))?;
     Ok(Word {
         epoch,
         is_ok,
         ranges,
+        failed,
         ids,
     })
+}
+
+/// The slots of primaries that are taken for dead, out of CLUSTER NODES: a line a node, words with a space between, the third
+/// its flags, from the ninth on its slots.
+fn read_failed(nodes: &[u8]) -> Vec<(u16, u16)> {
+    let text = String::from_utf8_lossy(nodes);
+    let lines = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let is_dead = |words: &Vec<&str>| {
+        let mut flags = words.get(2).into_iter().flat_map(|flags| flags.split(','));
+        words.len() > 8 && flags.clone().any(|flag| flag == "master") && flags.any(|flag| flag == "fail")
+    };
+    let range = |word: &str| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        Some((first.parse().ok()?, last.parse().ok()?)) // not so those on their way: [1->-id]
+    };
+    let dead = lines.filter(is_dead);
+    dead.flat_map(|words| words[8..].iter().filter_map(|word| range(word)).collect::<Vec<_>>())
+        .collect()
 }
 
 async fn ask_epoch(node: &Endpoint, config: &Config) -> Result<(u64, bool), String> {
@@ -368,6 +394,7 @@ mod tests {
             epoch,
             is_ok: true,
             ranges: Vec::new(),
+            failed: Vec::new(),
             ids: ids.iter().map(|id| (*id).to_owned()).collect(),
         }
     }
@@ -388,6 +415,13 @@ mod tests {
                 .judge(says(&["x", "y"], 9))
                 .is_err_and(|said| said.contains("another cluster"))
         );
+    }
+
+    #[test]
+    fn the_slots_of_dead_primaries_are_known() {
+        let nodes = "$9\r\na 1:1@2 master - 0 0 1 connected 0-5 [7->-b]\nb 1:2@3 master,fail - 0 0 2 connected 6-9 11 [12-<-a]\n\
+                     c 1:3@4 slave,fail b 0 0 2 connected\nd 1:4@5 master,fail? - 0 0 3 connected 20\n\r\n";
+        assert_eq!(read_failed(nodes.as_bytes()), [(6, 9), (11, 11)]);
     }
 
     #[test]

@@ -62,8 +62,9 @@ impl Snapshot {
         }
     }
 
-    /// From ranges of slots, first and last, and the shard that owns them.
-    pub fn cluster(mut ranges: Vec<(u16, u16, Shard)>, epoch: u64) -> Self {
+    /// From ranges of slots, first and last, and the shard that owns them. `failed`: ranges whose primary is down, by the
+    /// word of the others; nobody else owns them, so requests go on being tried there.
+    pub fn cluster(mut ranges: Vec<(u16, u16, Shard)>, failed: &[(u16, u16)], epoch: u64) -> Self {
         ranges.sort_by_key(|(first, ..)| *first);
         let mut shards: Vec<Shard> = Vec::new();
         let mut slots = vec![NOBODYS; SLOTS].into_boxed_slice();
@@ -80,7 +81,16 @@ impl Snapshot {
                 .flatten()
                 .for_each(|slot| *slot = index as u16);
         }
-        let trouble = unowned(&slots);
+        let mut served = slots.clone();
+        for (first, last) in failed {
+            let range = usize::from(*first)..=usize::from(*last);
+            served
+                .get_mut(range)
+                .into_iter()
+                .flatten()
+                .for_each(|slot| *slot = NOBODYS);
+        }
+        let trouble = unowned(&served);
         Self {
             shards,
             slots: Slots::Each(slots),
@@ -302,14 +312,14 @@ mod tests {
             (2, 4000, shard(2)),
             (4002, 8000, shard(1)),
         ];
-        let snapshot = Snapshot::cluster(ranges, 7);
+        let snapshot = Snapshot::cluster(ranges, &[(3, 5)], 7);
         let owner = |slot| snapshot.primary_of(slot).cloned();
         assert_eq!(owner(0), Some(Endpoint::local(1)));
         assert_eq!(owner(1), None);
         assert_eq!(owner(2), Some(Endpoint::local(2)));
         assert_eq!(owner(16383), Some(Endpoint::local(2)));
         assert_eq!(owner(16384), None);
-        assert_eq!(snapshot.trouble, "slots without a primary: 1, 4001, 8001-8191");
+        assert_eq!(snapshot.trouble, "slots without a primary: 1, 3-5, 4001, 8001-8191");
         assert_eq!((snapshot.first_slot(0), snapshot.first_slot(1)), (Some(0), Some(2)));
         assert_eq!(snapshot.shards().len(), 2);
     }

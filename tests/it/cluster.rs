@@ -333,6 +333,10 @@ fn a_shard_without_a_primary_fails_only_its_own_slots() {
     wait_until(PATIENCE, "what has no key goes to another", || {
         !client.run("TIME").is_error("")
     });
+    wait_until(PATIENCE, "the slots without a primary are named", || {
+        let (status, text) = readiness(&proxy);
+        status == 200 && text.starts_with("slots without a primary: ")
+    });
     for queue in 0..10 {
         let slot = cluster.nodes[(dead + 1) % 3]
             .call(&format!("CLUSTER KEYSLOT q:{{queue-{queue}/0}}"))
