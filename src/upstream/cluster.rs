@@ -95,6 +95,7 @@ impl Cluster {
         let mut asked = None; // for all, when last
         let mut next = Instant::now(); // for all
         let mut hurry_until = Instant::now();
+        let mut election = None; // it has begun, and no owner has changed yet
         loop {
             let now = Instant::now();
             let is_in_hurry = now < hurry_until;
@@ -125,12 +126,18 @@ impl Cluster {
                 }
                 continue;
             }
+            let (before, epoch) = (self.watcher.snapshot(), self.believed.epoch);
             let is_known = self.refresh(patience).await;
             let now = Instant::now();
             asked = Some(now);
+            let is_over = before.shards() != self.watcher.snapshot().shards();
+            let begins = (self.believed.epoch > epoch).then_some(now);
+            election = election.or(begins).filter(|began| !is_over && now < *began + SPACING);
             next = now
                 + match (is_known, now < hurry_until) {
                     (false, _) => UNKNOWN,
+                    // Its number rises when it begins, and a few ms later there is a new primary.
+                    (true, true) if election.is_some() => HURRY,
                     (true, true) => jittered(SPACING),
                     (true, false) => jittered(CALM),
                 };
