@@ -34,7 +34,7 @@ pub type QueueKey = u32;
 /// Of a request whose parts go to several lanes.
 pub type FanKey = u32;
 
-/// Requests' jobs that one call settles and pushes, at most, and so many again that it pops: then it holds Redis for less than
+/// Requests' jobs that one call settles and pushes, at most, and so many again that it pops: then it seldom holds Redis for
 /// 2 ms beside a million jobs (benches/scripts.md). A single request may have more: a `QMPUSH` is all or nothing.
 pub const BATCH_JOBS: usize = 150;
 /// Payload bytes of one call, at most, unless a single request has more.
