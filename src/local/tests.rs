@@ -493,7 +493,7 @@ fn info_gains_our_sections() {
         let theirs = redis.ask(&["INFO"]);
         let all = written(&mut |reply| splice(&theirs, asked(&["INFO"]), &numbers, reply));
         assert!(all.contains("# Server\r\n") && all.contains("\r\n\r\n# Proxy\r\nmillrace_version:"));
-        assert!(all.contains("\r\n\r\n# Queues\r\n") && all.ends_with("queue_batched_requests:0\r\n\r\n"));
+        assert!(all.contains("\r\n\r\n# Queues\r\n") && all.ends_with("queue_pushes_lost:0\r\n\r\n"));
         let ours = written(&mut |reply| write(asked(&["INFO", "Queues"]), &numbers, reply));
         assert!(ours.contains("queue_jobs_pushed:5\r\n") && !ours.contains("# Proxy"));
         let error = b"-LOADING Redis is loading the dataset in memory\r\n";
