@@ -83,7 +83,7 @@ pub(super) struct PipeState {
     pub(super) answered: Runs,
     /// Its socket took no more.
     blocked: bool,
-    /// Since when the oldest request that was sent has waited without any reply coming in.
+    /// Since when replies are owed without any coming in.
     pub(super) silent_since: Option<Instant>,
     /// The connection is to be given up, and why.
     fault: Option<LinkError>,
@@ -144,7 +144,7 @@ impl PipeState {
     /// It owes replies and has sent none for longer than that.
     fn owes_for(&self, patience: Duration, now: Instant) -> bool {
         let is_late = |since| now.saturating_duration_since(since) > patience;
-        self.is_up() && self.pipe.front().is_some() && self.silent_since.is_some_and(is_late)
+        self.is_up() && self.pipe.is_owed() && self.silent_since.is_some_and(is_late)
     }
 
     pub fn is_silent(&self, now: Instant) -> bool {

@@ -62,7 +62,7 @@ impl Hub {
         let state = &mut self.pipes[index];
         state.input = rest;
         state.scanner = scanner;
-        state.silent_since = state.pipe.front().map(|_| now);
+        state.silent_since = state.pipe.is_owed().then_some(now);
         state.replied(now);
         if state.pipe.wants_another_connection() {
             state.give_up(LinkError::Refused("it does not execute commands for now".into()));

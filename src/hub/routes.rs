@@ -318,6 +318,7 @@ impl Hub {
         if is_news {
             let ears = self.routes.node(owner).ears;
             self.queues.lose_ears(|other, pipe| other == slot && ears != Some(pipe));
+            self.queues.resume(); // a lane that could not be called where it was
         }
     }
 

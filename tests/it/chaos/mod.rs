@@ -2,7 +2,7 @@
 //! judged at the end of each round ([`super::history`]), and what the faults cost them is printed.
 //!
 //! A round brings each fault of the table about once, under one load, and checks the history of it all. `make test` runs one
-//! round in the tables' order, but for the cluster's; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
+//! round in the tables' order; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
 //! `MILLRACE_CHAOS_ONLY` leaves the faults whose names hold that text.
 
 mod clients;
