@@ -169,7 +169,7 @@ async fn ask(endpoint: &Endpoint, config: &Config) -> anyhow::Result<Facts> {
         kind,
         name: "millrace-start",
         scripts: None,
-        channel: None,
+        channels: &[],
     };
     let stream = link::connect(endpoint, config, &greeting).await?;
     let call = async |words: &[&str]| {

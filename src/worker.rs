@@ -247,7 +247,7 @@ impl Worker {
             kind: line.kind,
             name,
             scripts: line.calls.then_some(&*self.shared.scripts),
-            channel: line.channel.as_deref(),
+            channels: &line.channels,
         };
         link::connect(&line.endpoint, &self.shared.config, &greeting).await
     }

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 
 use super::clients::Wish;
 use super::detours::Away;
+use super::homes::KEEPER;
 use super::routes::NodeKey;
 use super::{Hub, write_some};
 use crate::asker::{Asker, ClientKey};
@@ -20,7 +21,7 @@ use crate::queue::lane::{LaneKey, Outgoing};
 use crate::queue::pace::Pace;
 use crate::resp::Protocol;
 use crate::resp::frame::FrameScanner;
-use crate::script::keys::wake_channel;
+use crate::script::keys::{KEEPERS, wake_channel};
 use crate::stream::Stream;
 use crate::upstream::link::{LinkError, PipeKind};
 use crate::upstream::pipe::{Lost, Pipe, Repeat};
@@ -67,7 +68,7 @@ pub struct Line {
     /// It carries the queues' calls, which need the scripts.
     pub calls: bool,
     /// Listened to.
-    pub channel: Option<String>,
+    pub channels: Vec<String>,
 }
 
 pub(super) struct PipeState {
@@ -269,21 +270,26 @@ impl Hub {
     pub fn line(&self, index: usize) -> Line {
         let state = &self.pipes[index];
         let queues = self.queue_kind();
-        let (kind, channel) = match state.role {
-            Role::Requests(kind) => (kind, None),
-            Role::Ears => (queues, (!self.routes.is_cluster()).then(|| self.wake_channel())),
+        let (kind, channels) = match state.role {
+            Role::Requests(kind) => (kind, Vec::new()),
+            Role::Ears if self.routes.is_cluster() => (queues, Vec::new()),
+            Role::Ears => (queues, self.wake_channels()),
         };
         Line {
             endpoint: self.routes.node(state.node).endpoint.clone(),
             kind,
             calls: state.role != Role::Ears && (kind == queues || kind.waits),
-            channel,
+            channels,
         }
     }
 
-    fn wake_channel(&self) -> String {
+    fn wake_channels(&self) -> Vec<String> {
         let worker = self.name.strip_prefix("millrace-").unwrap_or(&self.name);
-        wake_channel(&self.shared.config.prefix, worker)
+        let keepers = (self.number == KEEPER).then_some(KEEPERS);
+        let hearers = std::iter::once(worker).chain(keepers);
+        hearers
+            .map(|hearer| wake_channel(&self.shared.config.prefix, hearer))
+            .collect()
     }
 
     pub fn pipe_up(&mut self, index: usize, stream: Rc<Stream>) {

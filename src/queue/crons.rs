@@ -1,8 +1,8 @@
 //! Who sees to it that repeated jobs are pushed: the keeper, one worker of each proxy. It knows which queues have some, and when the
 //! first tick of each is due; it has no clock, and makes no calls itself.
 //!
-//! 1. It reads the table of the queues that have repeated jobs, now and then, and at once when one is added: `QCRON` goes to this
-//!    worker, and those of other proxies are told, but of the very first one (`crontab.lua`). A queue that is new there, or has changed, is asked what is due.
+//! 1. It reads the table of the queues that have repeated jobs, now and then, and at once when one is added, of which all keepers
+//!    are told (`crontab.lua`). A queue that is new there, or has changed, is asked what is due.
 //! 2. When a queue's time has come it asks again: what is due comes with its words, and goes into the queue's next batch, a push
 //!    that is made by the proxy that comes first (`batch.lua`). So a tick costs the first proxy two calls, and another, which finds
 //!    nothing due any more, one.
@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::operation::QueueName;
 
-/// A change that this worker was not told of is seen after so long.
+/// A change of which this worker did not hear is seen after so long.
 const READ: Duration = Duration::from_secs(10);
 /// After a call that failed.
 const RETRY: Duration = Duration::from_secs(1);

@@ -105,7 +105,7 @@ pub enum TableAsked<'a> {
     Add(&'a [u8]),
     /// Unless it was added since that version.
     Forget(&'a [u8], &'a [u8]),
-    /// From that cursor on; this worker is told of changes for a while.
+    /// From that cursor on.
     Read(&'a [u8]),
 }
 

@@ -40,6 +40,9 @@ const NAMES: [&str; KEYS - 1] = [
     "sifted",
 ];
 
+/// In the place of a worker's name: what all hear that watch over repeated jobs.
+pub const KEEPERS: &str = "keepers";
+
 /// Two more, for the calls that have to do with repeated jobs.
 pub const CRON_KEYS: usize = 2;
 const CRON_NAMES: [&str; CRON_KEYS] = ["cron", "ticks"];
@@ -77,9 +80,13 @@ impl Partition {
     pub fn new(prefix: &str, queue: &QueueName, place: Place, worker: &str, channels: Channels) -> Self {
         let tag = format!("{prefix}:{{{}}}", place.tag(queue));
         let lane = format!("lane:{worker}");
+        let hearer = match *queue == QueueName::of_crontab() {
+            true => KEEPERS,
+            false => worker,
+        };
         let (channels, channel) = match channels {
             Channels::One => (wake_channel(prefix, ""), None),
-            Channels::Sharded => (format!("{tag}:wake:"), Some(format!("{tag}:wake:{worker}"))),
+            Channels::Sharded => (format!("{tag}:wake:"), Some(format!("{tag}:wake:{hearer}"))),
         };
         let caller = format!("{worker} {channels} {queue}/{}", place.number);
         let keys = |names: &mut dyn Iterator<Item = &str>| bulks(&mut names.map(|name| format!("{tag}:{name}")));

@@ -79,7 +79,7 @@ pub struct Greeting<'a> {
     /// Loaded before any call needs them.
     pub scripts: Option<&'a Scripts>,
     /// Listened to.
-    pub channel: Option<&'a str>,
+    pub channels: &'a [String],
 }
 
 /// Connects and greets. Returns the stream, ready for requests.
@@ -172,9 +172,7 @@ fn introductions(config: &Config, greeting: &Greeting<'_>) -> Result<Vec<Vec<Str
                 .map(|script| words(&["SCRIPT", "LOAD", &script.source])),
         );
     }
-    if let Some(channel) = greeting.channel {
-        all.push(words(&["SUBSCRIBE", channel]));
-    }
+    all.extend(greeting.channels.iter().map(|channel| words(&["SUBSCRIBE", channel])));
     Ok(all)
 }
 

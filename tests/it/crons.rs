@@ -95,6 +95,23 @@ fn no_tick_is_missed_when_the_proxy_that_made_them_is_killed() {
 }
 
 #[test]
+fn the_first_repeated_job_in_a_redis_is_heard_of_by_all_proxies() {
+    let redis = RedisServer::start();
+    let mut one = Proxy::before(&redis).start();
+    let two = Proxy::before(&redis).start();
+    let mut direct = redis.client();
+    let keepers = |direct: &mut Client| direct.run("PUBSUB NUMSUB q:wake:keepers").items()[1].integer();
+    wait_until(PATIENCE, "both listen", || keepers(&mut direct) == 2);
+    assert_eq!(direct.run("DBSIZE").integer(), 0, "nothing is kept for that");
+    let mut hearer = redis.client();
+    hearer.run("SUBSCRIBE q:wake:keepers");
+    let each = Each::add(&mut one.client());
+    assert_eq!(hearer.receive().items()[2].text(), "*cron*/0");
+    one.kill();
+    each.wait_for(&mut two.client(), 2);
+}
+
+#[test]
 fn a_proxy_that_starts_keeps_what_another_was_told() {
     let redis = RedisServer::start();
     let mut one = Proxy::before(&redis).start();
