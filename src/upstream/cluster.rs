@@ -1,40 +1,38 @@
 //! Cluster mode: which node serves which slot, by the word of the nodes. It carries no request.
 //!
 //! 1. Any node that is up will do: one at a time is asked, in random order, those that failed lately last, the configured
-//!    seeds among them (a seed's name is resolved anew each time). The first that can be believed is.
+//!    seeds among them (a seed's name is resolved anew each time). The first that can be believed is. In a hurry nobody is
+//!    waited for alone for long: the next one is asked beside it.
 //! 2. Not believed is a node that knows of fewer elections than we do (it was cut off), one that knows none of the nodes that
 //!    we know (it was taken for another cluster), and, as long as another one says otherwise, one that says that its cluster
 //!    has failed.
-//! 3. All is asked for on a slow timer, and when a slot has moved or a primary is lost: the first time at once, then once a
-//!    second at most, with jitter, so that many proxies do not come together. While a primary is lost, nodes are asked ten
-//!    times a second for the number of elections alone, a few bytes: a new one is the moment to ask for all.
+//! 3. When, see [`timing`].
 
-use std::collections::{HashMap, HashSet};
+mod timing;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
+use timing::{Due, Timing, Told};
+
 use super::link::{self, LinkError};
 use super::redirect::Address;
-use super::topology::{Doubt, SLOTS, Shard, Snapshot, Topology, Watcher};
+use super::topology::{SLOTS, Shard, Snapshot, Topology, Watcher};
 use crate::config::{Config, Endpoint};
 use crate::resp::reader::{BadReply, Element, Reader};
 use crate::stream::Stream;
 
-const CALM: Duration = Duration::from_secs(15);
-/// While no node can be believed.
-const UNKNOWN: Duration = Duration::from_millis(500);
-/// Between two times that all is asked for.
-const SPACING: Duration = Duration::from_secs(1);
-const HURRY: Duration = Duration::from_millis(100);
-/// After a doubt: a lost connection is doubted again as long as it is not made good.
-const HURRY_FOR: Duration = Duration::from_secs(5);
 /// A node that answers nothing (it may be on the machine that died) holds up the others for no longer while in a hurry.
 const HURRY_PATIENCE: Duration = Duration::from_millis(250);
+/// And while another one is left to be asked, or one has answered, for no longer than this.
+const ALONE: Duration = Duration::from_millis(50);
 /// A node that failed is asked after the others for so long.
 const SHUNNED: Duration = Duration::from_secs(10);
 /// Nodes that are asked in one go; what these do not know will be asked of others the next time.
@@ -53,8 +51,19 @@ struct Word {
     ids: HashSet<String>,
 }
 
+type Said<T> = (Endpoint, Result<T, String>);
+
+/// How long a node is waited for.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Before it is taken for dead.
+    patience: Duration,
+    /// Before another one is asked too.
+    alone: Duration,
+}
+
 struct Cluster {
-    config: Config,
+    config: Rc<Config>,
     seeds: Vec<Endpoint>,
     believed: Believed,
     failed: HashMap<Endpoint, Instant>,
@@ -75,99 +84,105 @@ struct Believed {
 pub fn start(seeds: Vec<Endpoint>, config: &Config) -> io::Result<Topology> {
     let (topology, watcher) = Topology::watched(Snapshot::unknown("no node of the cluster has answered yet"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let cluster = Cluster {
-        config: config.clone(),
-        seeds,
-        believed: Believed::default(),
-        failed: HashMap::new(),
-        watcher,
-        complaint: String::new(),
-    };
-    std::thread::Builder::new()
-        .name("cluster".to_owned())
-        .spawn(move || LocalSet::new().block_on(&runtime, cluster.watch()))?;
+    let config = config.clone();
+    std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {
+        let cluster = Cluster {
+            config: Rc::new(config),
+            seeds,
+            believed: Believed::default(),
+            failed: HashMap::new(),
+            watcher,
+            complaint: String::new(),
+        };
+        LocalSet::new().block_on(&runtime, cluster.watch());
+    })?;
     Ok(topology)
 }
 
 impl Cluster {
     /// Asks until the thread ends; the process's end ends it.
     async fn watch(mut self) {
-        let mut asked = None; // for all, when last
-        let mut next = Instant::now(); // for all
-        let mut hurry_until = Instant::now();
-        let mut election = None; // it has begun, and no owner has changed yet
+        let mut timing = Timing::new(Instant::now());
+        let mut glances = JoinSet::new();
         loop {
-            let now = Instant::now();
-            let is_in_hurry = now < hurry_until;
-            let wake = if is_in_hurry { next.min(now + HURRY) } else { next };
             tokio::select! {
-                () = sleep_until(wake) => {}
-                doubt = self.watcher.doubted() => {
-                    let now = Instant::now();
-                    let soonest = |spacing| asked.map_or(now, |asked: Instant| now.max(asked + spacing));
-                    match doubt {
-                        Doubt::Moved => next = next.min(soonest(jittered(SPACING))),
-                        Doubt::Lost if is_in_hurry => hurry_until = now + HURRY_FOR,
-                        Doubt::Lost => {
-                            hurry_until = now + HURRY_FOR;
-                            next = next.min(soonest(HURRY));
-                        }
-                    }
-                    continue;
-                }
+                () = sleep_until(timing.wake(Instant::now())) => {}
+                Some(Ok(glanced)) = glances.join_next() => if self.is_news(glanced) {
+                    timing.elected(Instant::now());
+                },
+                doubt = self.watcher.doubted() => timing.doubted(doubt, Instant::now()),
             }
-            let patience = match is_in_hurry {
-                true => self.config.upstream.connect_timeout.min(HURRY_PATIENCE),
-                false => self.config.upstream.connect_timeout,
-            };
-            if Instant::now() < next {
-                if self.glance(patience).await {
-                    next = Instant::now();
-                }
-                continue;
-            }
-            let (before, epoch) = (self.watcher.snapshot(), self.believed.epoch);
-            let is_known = self.refresh(patience).await;
             let now = Instant::now();
-            asked = Some(now);
-            let is_over = before.shards() != self.watcher.snapshot().shards();
-            let begins = (self.believed.epoch > epoch).then_some(now);
-            election = election.or(begins).filter(|began| !is_over && now < *began + SPACING);
-            next = now
-                + match (is_known, now < hurry_until) {
-                    (false, _) => UNKNOWN,
-                    // Its number rises when it begins, and a few ms later there is a new primary.
-                    (true, true) if election.is_some() => HURRY,
-                    (true, true) => jittered(SPACING),
-                    (true, false) => jittered(CALM),
-                };
+            let pace = self.pace(timing.is_in_hurry(now));
+            match timing.due(now) {
+                Due::Nothing => {}
+                Due::Glance => self.glance(&mut glances, pace.patience),
+                Due::All => {
+                    let told = self.refresh(pace).await;
+                    timing.told(told, Instant::now());
+                }
+            }
         }
     }
 
-    /// True: there was an election that is news.
-    async fn glance(&mut self, patience: Duration) -> bool {
-        let Some(node) = self.order().into_iter().next() else {
-            return true;
-        };
-        match timeout(patience, ask_epoch(&node, &self.config)).await {
-            Ok(Ok((epoch, _))) => epoch > self.believed.epoch,
-            _ => {
+    fn pace(&self, is_in_hurry: bool) -> Pace {
+        let patience = self.config.upstream.connect_timeout;
+        match is_in_hurry {
+            true => Pace {
+                patience: patience.min(HURRY_PATIENCE),
+                alone: ALONE,
+            },
+            false => Pace {
+                patience,
+                alone: patience,
+            },
+        }
+    }
+
+    /// Asks one node for the number of elections, beside all else: one that answers nothing holds up nobody.
+    fn glance(&self, glances: &mut JoinSet<Said<(u64, bool)>>, patience: Duration) {
+        if let Some(node) = self.order().into_iter().next() {
+            let config = self.config.clone();
+            glances.spawn_local(async move {
+                let said = within(patience, ask_epoch(&node, &config)).await;
+                (node, said)
+            });
+        }
+    }
+
+    /// There was an election of which we know nothing yet.
+    fn is_news(&mut self, (node, said): Said<(u64, bool)>) -> bool {
+        match said {
+            Ok((epoch, _)) => epoch > self.believed.epoch,
+            Err(_) => {
                 self.failed.insert(node, Instant::now());
                 false
             }
         }
     }
 
+    async fn refresh(&mut self, pace: Pace) -> Told {
+        let (before, epoch) = (self.watcher.snapshot(), self.believed.epoch);
+        let is_known = self.ask_for_all(pace).await;
+        Told {
+            is_known,
+            was_election: self.believed.epoch > epoch,
+            owners_changed: before.shards() != self.watcher.snapshot().shards(),
+        }
+    }
+
     /// Asks node after node, until one can be believed. False: there is none.
-    async fn refresh(&mut self, patience: Duration) -> bool {
+    async fn ask_for_all(&mut self, pace: Pace) -> bool {
         self.watcher.count_refresh();
         let mut complaints = Vec::new();
         let mut second_best: Option<Word> = None;
-        for node in self.order().into_iter().take(ASKED) {
-            let word = match timeout(patience, ask(&node, &self.config)).await {
-                Ok(word) => word,
-                Err(_) => Err("it does not answer".to_owned()),
-            };
+        let mut asking = Asking {
+            nodes: self.order().into_iter().take(ASKED).collect(),
+            asked: JoinSet::new(),
+            config: self.config.clone(),
+            pace,
+        };
+        while let Some((node, word)) = asking.next_word(second_best.is_some()).await {
             match word.and_then(|word| self.believed.judge(word)) {
                 Ok(word) if word.is_ok => {
                     self.complain(complaints);
@@ -264,6 +279,48 @@ impl Believed {
             ));
         }
         Ok(word)
+    }
+}
+
+/// Nodes that are asked for all, one after another, or side by side when they take their time.
+struct Asking {
+    nodes: VecDeque<Endpoint>,
+    asked: JoinSet<Said<Word>>,
+    config: Rc<Config>,
+    pace: Pace,
+}
+
+impl Asking {
+    /// What the next one says, or why it says nothing. `None`: nobody is left; with `enough`, nobody who has not been
+    /// waited for already.
+    async fn next_word(&mut self, enough: bool) -> Option<Said<Word>> {
+        if self.asked.is_empty() {
+            self.ask_another();
+        }
+        loop {
+            match timeout(self.pace.alone, self.asked.join_next()).await {
+                Ok(said) => return said?.ok(),
+                Err(_) if self.nodes.is_empty() && enough => return None,
+                Err(_) => self.ask_another(),
+            }
+        }
+    }
+
+    fn ask_another(&mut self) {
+        if let Some(node) = self.nodes.pop_front() {
+            let (config, patience) = (self.config.clone(), self.pace.patience);
+            self.asked.spawn_local(async move {
+                let said = within(patience, ask(&node, &config)).await;
+                (node, said)
+            });
+        }
+    }
+}
+
+async fn within<T>(patience: Duration, asking: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    match timeout(patience, asking).await {
+        Ok(said) => said,
+        Err(_) => Err("it does not answer".to_owned()),
     }
 }
 
@@ -378,11 +435,6 @@ fn skip(reader: &mut Reader) -> Result<(), BadReply> {
 fn slot(number: i64) -> Result<u16, BadReply> {
     let slot = u16::try_from(number).ok().filter(|slot| usize::from(*slot) < SLOTS);
     slot.ok_or(BadReply("no slot"))
-}
-
-/// Up to a quarter longer.
-fn jittered(duration: Duration) -> Duration {
-    duration + duration * random_below(250) as u32 / 1000
 }
 
 fn random_below(bound: usize) -> usize {
