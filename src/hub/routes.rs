@@ -395,12 +395,11 @@ impl Hub {
 
 /// What the queues have to know of it, to place their partitions.
 fn primaries(snapshot: &Snapshot) -> Primaries {
-    let count = snapshot.shards().len();
-    if count <= 1 {
+    if snapshot.shards().len() <= 1 {
         return Primaries::one();
     }
     let owners = (0..SLOTS as u16).map(|slot| snapshot.shard_of(slot).map(|shard| shard as u16));
-    Primaries::of_cluster(count as u16, owners.collect())
+    Primaries::of_cluster(&owners.collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
 use crate::resp::OwnedRequest;
 use crate::script::batch::Shortage;
-use crate::script::{Partition, Settings};
+use crate::script::{Changed, Partition, Settings};
 
 /// A lane's place among its worker's lanes.
 pub type LaneKey = u32;
@@ -78,6 +78,10 @@ impl Entry {
     /// It removes the queue, or a part of it.
     pub fn drops(&self) -> bool {
         matches!(self.work, Work::Single(Single::Drop | Single::DropPart { .. }))
+    }
+
+    pub fn is_witness(&self) -> bool {
+        matches!(self.work, Work::Single(Single::Witness))
     }
 
     /// It has waited before, and comes before all others.
@@ -209,7 +213,7 @@ pub enum Trust {
     /// Its settings are of another version, `seen`, than those known. Partition 0 is asked by a call later than `since` which
     /// they are; until then nothing is sent.
     Doubtful {
-        seen: Bytes,
+        seen: Changed,
         since: u64,
     },
     /// Its settings are of an old version, or it was never opened. It gets those of partition 0 first of all.
@@ -240,7 +244,7 @@ pub struct Lane {
     /// Its share of the queue's.
     pub settings: Settings,
     pub trust: Trust,
-    /// The queue has this partition no longer: nothing more is sent.
+    /// The queue has no such partition, by the word of partition 0. It may be asked whether it is one, and nothing else.
     pub retired: bool,
     pub waiting: VecDeque<Entry>,
     pub flight: Option<Flight>,
@@ -378,8 +382,12 @@ impl Lane {
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.
     pub fn next_call(&mut self, pops: &mut Pops) -> Option<(Call, Askers)> {
-        if self.flight.is_some() || self.retired {
+        if self.flight.is_some() {
             return None;
+        }
+        if self.retired {
+            let at = self.waiting.iter().position(Entry::is_witness)?;
+            return self.take_single(at);
         }
         if self.settings.dropping {
             return self.next_of_drop();

@@ -9,6 +9,7 @@
 mod asks;
 mod ears;
 mod fans;
+mod forgotten;
 mod keeping;
 mod outcomes;
 mod partitions;

@@ -45,8 +45,10 @@ pub struct Settings {
     pub replicas: u32,
     /// How long they may take, at least a millisecond: to Redis 0 is for ever.
     pub replica_timeout: Duration,
-    /// Over how many partitions the queue is to spread when it is first pushed to.
+    /// Over how many partitions the queue is to spread when it is first pushed to, or, unless that was said, later.
     pub partitions: u16,
+    /// It was said, by the configuration or QCONFIG SET: the queue does not grow with the cluster.
+    pub is_fixed: bool,
     /// Over which it does.
     pub spread: Option<Spread>,
     /// It is being dropped, which somebody has begun: nothing else may be done with it before that is done.
@@ -142,7 +144,7 @@ impl Settings {
                 b"paused_pop" => settings.pause.pop = true,
                 b"spread" => settings.spread = Spread::parse(value),
                 b"dropping" => settings.dropping = true,
-                b"partitions" => {} // the spread says it
+                b"partitions" => settings.is_fixed = true, // how many, the spread says
                 name => {
                     if let Some(field) = FIELDS.iter().find(|field| field.name.as_bytes() == name) {
                         let _ = field.set(&mut settings, value);
@@ -317,6 +319,7 @@ impl Default for Settings {
             replicas: 0,
             replica_timeout: Duration::from_millis(500),
             partitions: 1,
+            is_fixed: false,
             spread: None,
             dropping: false,
             overrides: Vec::new(),
@@ -345,6 +348,7 @@ impl From<QueueSettings> for Settings {
             replicas: settings.replicas,
             replica_timeout: settings.replica_timeout,
             partitions: settings.partitions,
+            is_fixed: settings.partitions > 0,
             ..Self::default()
         }
     }

@@ -15,7 +15,7 @@ use crate::script::cron::{self, Asked, Entry, MAX_ENTRIES, TableAsked, Told};
 use crate::script::look::{self, Ending, JobView, PEEKED};
 use crate::script::mend::{self, REVIVED, Revive};
 use crate::script::remove::{self, DELETED};
-use crate::script::{CallError, Partition, Scripts, Standing};
+use crate::script::{CallError, Changed, Partition, Scripts, Standing};
 
 #[derive(Clone, Debug)]
 pub enum Single {
@@ -51,8 +51,15 @@ pub enum Single {
         asked: Vec<Change>,
         stored: Option<Vec<Change>>,
     },
-    /// The first push spreads the queue over its partitions.
+    /// The first push spreads the queue over its partitions, or a later one over more.
     Open(Spread),
+    /// What this partition has as its copy of the settings.
+    Witness,
+    /// Partition 0 gets settings back that it had. `seen`: the version of those that it has.
+    Restore {
+        seen: Bytes,
+        copy: Changed,
+    },
     /// This partition gets the settings of partition 0. `seen`: the version of those that it has.
     Copy {
         seen: Bytes,
@@ -176,7 +183,7 @@ impl Single {
         match self {
             Self::Configure { asked, .. } => Some(Self::configure(asked)),
             // Whoever is met by new settings needs this no more, or sees for himself that he does.
-            Self::Copy { .. } | Self::Open(_) => None,
+            Self::Copy { .. } | Self::Open(_) | Self::Restore { .. } => None,
             other => Some(other),
         }
     }
@@ -198,7 +205,8 @@ impl Single {
             Self::Revive { revived, .. } => Reply::Integer(revived as i64),
             Self::Drop | Self::DropPart { .. } => Reply::Integer(1),
             Self::Check { .. } => Reply::Checked(Box::default()),
-            Self::Confirm | Self::Configure { .. } | Self::Open(_) | Self::Copy { .. } => Reply::Ok,
+            Self::Confirm | Self::Witness => Reply::Ok,
+            Self::Configure { .. } | Self::Open(_) | Self::Copy { .. } | Self::Restore { .. } => Reply::Ok,
         }
     }
 
@@ -225,7 +233,18 @@ impl Single {
                 let changes = [(SPREAD, spread.to_string())];
                 mend::configure(scripts, partition, settings, sequence, &changes)
             }
-            Self::Copy { seen } => mend::copy(scripts, partition, settings, seen),
+            Self::Copy { seen } => mend::copy(
+                scripts,
+                partition,
+                settings,
+                seen,
+                &settings.version,
+                &settings.overrides,
+            ),
+            Self::Restore { seen, copy } => {
+                mend::copy(scripts, partition, settings, seen, &copy.version, &copy.overrides)
+            }
+            Self::Witness => look::settings(scripts, partition, settings),
             Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
             Self::Drop if settings.spread.is_none() => mend::drop(scripts, partition, settings, sequence),
             // Before anything is gone it is known that all is to go: who dies on the way leaves no half of a queue.
@@ -261,14 +280,16 @@ impl Single {
                 };
                 Ok((standing, self.unless_more(standing, answer)))
             }
-            Self::Confirm => Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Ok))),
+            Self::Confirm | Self::Witness => Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Ok))),
             Self::Configure { asked, stored: None } => {
                 let (standing, _) = look::stats_reply(reply)?;
                 let stored = Some(Vec::new()); // to be filled in
                 Ok((standing, Step::Again(Self::Configure { asked, stored })))
             }
             Self::Configure { .. } => Ok((mend::configured(reply)?, Step::Again(Self::Confirm))),
-            Self::Open(_) | Self::Copy { .. } => Ok((mend::configured(reply)?, Step::Done(Reply::Ok))),
+            Self::Open(_) | Self::Copy { .. } | Self::Restore { .. } => {
+                Ok((mend::configured(reply)?, Step::Done(Reply::Ok)))
+            }
             Self::Drop if settings.spread.is_some() && !settings.dropping => {
                 Ok((mend::configured(reply)?, Step::Again(self)))
             }

@@ -11,6 +11,7 @@
 //! Jobs of a group, or with one unique key, are always in one partition, also while the queue grows. So it is chosen by a hash
 //! over a number that never changes as long as the queue has such jobs: as many partitions as it had when it first had several.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use crate::command::keys::slot;
 pub const MOST: u16 = 64;
 /// Salts that are tried for one partition. Of evenly spread slots one in as many as there are primaries fits.
 const SALTS: u16 = 10_000;
+/// A primary counts if it owns so small a part of an even share of the slots: then a salt is surely found.
+const ENOUGH: usize = 16;
 
 /// Where one partition of a queue is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +122,21 @@ impl Spread {
         self.hashed.unwrap_or(1) > 1 && options.group.is_some() && options.unique.is_some()
     }
 
+    /// `current` with the partitions that `found`, of the same queue, has more. One that uses all that it knows of uses these
+    /// too. `None`: there are none more, or those known are in other places.
+    pub fn joined(current: Option<&Self>, found: &Self) -> Option<Self> {
+        let known = current.map_or(&[][..], |spread| &spread.salts);
+        if found.salts.len() == known.len() || !found.salts.starts_with(known) {
+            return None;
+        }
+        let kept = current.filter(|spread| spread.active < spread.allocated());
+        Some(Self {
+            active: kept.map_or(found.active, Self::active),
+            hashed: current.map_or(found.hashed, |spread| spread.hashed),
+            salts: found.salts.clone(),
+        })
+    }
+
     /// The same queue with so many active partitions, which are allocated as far as they are not.
     pub fn resized(current: Option<&Self>, active: u16, queue: &QueueName, primaries: &Primaries) -> Self {
         let mut spread = current.cloned().unwrap_or_else(Self::of_one);
@@ -155,8 +173,9 @@ impl fmt::Display for Spread {
 /// Which primary owns which slot, as far as it matters here.
 #[derive(Clone, Debug)]
 pub struct Primaries {
+    /// Those that own slots enough for partitions to be placed there.
     count: u16,
-    /// By slot; `None`: one primary owns them all.
+    /// By slot, the number of its primary, if that is one of those; `None`: one primary owns them all.
     owners: Option<Arc<[Option<u16>]>>,
 }
 
@@ -165,11 +184,21 @@ impl Primaries {
         Self { count: 1, owners: None }
     }
 
-    /// `owners`: for each slot the number of its primary, below `count`, if it has one.
-    pub fn of_cluster(count: u16, owners: Arc<[Option<u16>]>) -> Self {
+    /// `owners`: for each slot the number of its primary, if it has one. A primary that is about to get its slots, or to lose
+    /// them, counts as long as it has enough.
+    pub fn of_cluster(owners: &[Option<u16>]) -> Self {
+        let mut owned = BTreeMap::<u16, usize>::new();
+        owners
+            .iter()
+            .flatten()
+            .for_each(|owner| *owned.entry(*owner).or_default() += 1);
+        let enough = owners.len() / owned.len().max(1) / ENOUGH;
+        owned.retain(|_, slots| *slots >= enough);
+        let numbers: BTreeMap<u16, u16> = owned.into_keys().zip(0..).collect();
+        let number = |owner: &Option<u16>| owner.and_then(|owner| numbers.get(&owner).copied());
         Self {
-            count: count.max(1),
-            owners: Some(owners),
+            count: (numbers.len() as u16).max(1),
+            owners: Some(owners.iter().map(number).collect()),
         }
     }
 
@@ -177,19 +206,24 @@ impl Primaries {
         self.count
     }
 
-    fn owner(&self, slot: u16) -> usize {
-        let owner = self.owners.as_ref().and_then(|owners| *owners.get(usize::from(slot))?);
-        usize::from(owner.unwrap_or(0).min(self.count - 1))
+    fn owner(&self, slot: u16) -> Option<usize> {
+        match &self.owners {
+            None => Some(0),
+            Some(owners) => (*owners.get(usize::from(slot))?).map(usize::from),
+        }
     }
 
     /// On the primary that has the fewest of the queue's partitions.
     fn place_for(&self, number: u16, spread: &Spread, queue: &QueueName) -> Place {
         let mut taken = vec![0; usize::from(self.count)];
-        for place in spread.places() {
-            taken[self.owner(place.slot(queue))] += 1;
+        for owner in spread.places().filter_map(|place| self.owner(place.slot(queue))) {
+            taken[owner] += 1;
         }
         let fewest = taken.iter().min().copied().unwrap_or(0);
-        let fits = |place: &Place| taken[self.owner(place.slot(queue))] == fewest;
+        let fits = |place: &Place| {
+            self.owner(place.slot(queue))
+                .is_some_and(|owner| taken[owner] == fewest)
+        };
         let plain = Place { number, salt: None };
         let salted = (0..SALTS).map(|salt| Place {
             number,
@@ -257,21 +291,43 @@ mod tests {
     fn partitions_are_dealt_out_evenly_over_the_primaries() {
         // As redis-cli cuts the slots, and as many reshardings leave them.
         const SLOTS: u16 = 16384;
-        let cut: Arc<[_]> = (0..SLOTS).map(|slot| Some(slot / 5462)).collect();
-        let scattered: Arc<[_]> = (0..SLOTS).map(|slot| Some(slot % 7 % 3)).collect();
-        for owners in [cut, scattered] {
-            let primaries = Primaries::of_cluster(3, owners);
+        let cut: Vec<_> = (0..SLOTS).map(|slot| Some(slot / 5462)).collect();
+        let scattered: Vec<_> = (0..SLOTS).map(|slot| Some(slot % 7 % 3)).collect();
+        // One slot has no owner, and one is the first of a primary that comes.
+        let mut moving = cut.clone();
+        (moving[7], moving[9000]) = (None, Some(3));
+        for owners in [cut, scattered, moving] {
+            let primaries = Primaries::of_cluster(&owners);
             for name in ["orders", "a", "mail:eu"] {
                 let queue = QueueName::new(name.as_bytes()).unwrap();
                 let spread = Spread::resized(None, 9, &queue, &primaries);
                 let mut taken = [0; 3];
                 for place in spread.places() {
-                    taken[primaries.owner(place.slot(&queue))] += 1;
+                    taken[primaries.owner(place.slot(&queue)).expect("it has an owner")] += 1;
                 }
                 assert_eq!(taken, [3; 3], "{name}: {spread}");
                 assert_eq!(spread.places().next(), Some(Place::default()));
             }
         }
+    }
+
+    #[test]
+    fn partitions_that_were_forgotten_are_joined_again_where_they_are() {
+        let joined = |current: Option<&str>, found: &str| {
+            let current = current.and_then(|text| Spread::parse(text.as_bytes()));
+            let found = Spread::parse(found.as_bytes()).unwrap();
+            Spread::joined(current.as_ref(), &found).map(|spread| spread.to_string())
+        };
+        assert_eq!(joined(None, "3 3 - 7").as_deref(), Some("3 3 - 7"));
+        assert_eq!(
+            joined(Some("2 1 -"), "3 3 - 7").as_deref(),
+            Some("3 1 - 7"),
+            "it uses all that it knows of"
+        );
+        assert_eq!(joined(Some("1 1 -"), "3 3 - 7").as_deref(), Some("1 1 - 7"));
+        assert_eq!(joined(Some("3 3 - 7"), "3 3 - 7"), None);
+        assert_eq!(joined(Some("3 3 - 7"), "2 2 -"), None);
+        assert_eq!(joined(Some("2 2 5"), "3 3 - 7"), None, "in another place");
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl Call {
         Self::made(script, partition, settings, b"*", sequence, true)
     }
 
+    /// One that goes by settings that no partition has: nothing is done, and the reply brings those that it has.
+    pub fn of_no_settings(script: &Script, partition: &Partition, settings: &Settings) -> Self {
+        Self::made(script, partition, settings, b"?", 0, false)
+    }
+
     fn made(
         script: &Script,
         partition: &Partition,

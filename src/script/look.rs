@@ -44,6 +44,11 @@ pub fn stats(scripts: &Scripts, partition: &Partition, settings: &Settings) -> B
     Call::new(&scripts.stats, partition, settings, 0).finish()
 }
 
+/// What the partition has as settings, which comes as the reply of a call that went by others.
+pub fn settings(scripts: &Scripts, partition: &Partition, settings: &Settings) -> Bytes {
+    Call::of_no_settings(&scripts.stats, partition, settings).finish()
+}
+
 pub fn stats_reply(reply: Bytes) -> Result<(Standing, Stats), CallError> {
     let (standing, mut reader, _) = open(reply)?;
     let exists = reader.integer()? == 1;

@@ -51,12 +51,19 @@ pub fn revive(scripts: &Scripts, partition: &Partition, settings: &Settings, seq
     call.finish()
 }
 
-/// `settings`: those of partition 0. `seen`: the version that the partition had.
-pub fn copy(scripts: &Scripts, partition: &Partition, settings: &Settings, seen: &[u8]) -> Bytes {
+/// `seen`: the version that the partition had; `version` and `overrides`: what it gets.
+pub fn copy(
+    scripts: &Scripts,
+    partition: &Partition,
+    settings: &Settings,
+    seen: &[u8],
+    version: &[u8],
+    overrides: &[(Bytes, Bytes)],
+) -> Bytes {
     let mut call = Call::whatever_the_settings(&scripts.copy, partition, settings, 0);
     call.word(seen);
-    call.word(&settings.version);
-    for (name, value) in &settings.overrides {
+    call.word(version);
+    for (name, value) in overrides {
         call.word(name);
         call.word(value);
     }

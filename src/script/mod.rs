@@ -209,7 +209,7 @@ pub fn last_applied(reply: &Bytes) -> Option<u64> {
 }
 
 /// The overrides of a queue's settings, which a call did not know of: nothing of it was done.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
     pub version: Bytes,
     pub overrides: Vec<(Bytes, Bytes)>,

@@ -18,6 +18,7 @@ mod doctor;
 mod documents;
 mod examples;
 mod faults;
+mod forgotten;
 mod groups;
 mod history;
 mod lane;

@@ -102,7 +102,7 @@ impl Queues {
         match call {
             Call::Single(Single::Copy { .. }) => self.refuse_all(key, &line, now),
             Call::Single(Single::Drop) => self.drop_failed(queue, &line, now),
-            Call::Single(Single::Open(_)) => self.queues[queue as usize].opening = false,
+            Call::Single(Single::Open(_) | Single::Restore { .. }) => self.queues[queue as usize].opening = false,
             _ => {}
         }
         if partition == 0 {
@@ -346,6 +346,10 @@ impl Queues {
             .filter(|_| several && !matches!(to, To::Part(..)));
         let settings = &self.queues[lane.of as usize].settings;
         let is_table_changed = matches!(single, Single::Cron(CronCall::AddToTable(_)));
+        let restored = match &single {
+            Single::Restore { copy, .. } => Some(copy.clone()),
+            _ => gone.then(Changed::default),
+        };
         let removes = single.clone();
         let (standing, step) = single.read(reply, &lane.queue, lane.origin, settings)?;
         if let (true, Some(crons)) = (is_table_changed, &mut self.crons) {
@@ -361,8 +365,8 @@ impl Queues {
         lane.hopeful = lane.hopeful.max(lane.parked.live().min(standing.ready as usize));
         let again = |single| Entry::again(Work::Single(single), to, since);
         self.expect_due(key);
-        if gone {
-            self.adopt(queue, Changed::default(), now);
+        if let Some(changed) = restored {
+            self.adopt(queue, changed, now);
         }
         match (step, elsewhere) {
             (Step::Done(_), Some(Elsewhere::Window(state, window))) => {
@@ -400,7 +404,12 @@ impl Queues {
         let mut stored: Vec<Change> = Vec::new();
         for (name, value) in &asked {
             match (*name, value.parse()) {
-                ("partitions", Ok(active)) => stored.extend(self.spread(known, active)),
+                ("partitions", Ok(active)) => {
+                    stored.extend(self.spread(known, active));
+                    // That it was said; 0 leaves it to the cluster.
+                    let said = if active == 0 { String::new() } else { value.clone() };
+                    stored.push((name, said));
+                }
                 _ => stored.push((name, value.clone())),
             }
         }

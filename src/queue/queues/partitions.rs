@@ -12,6 +12,8 @@
 //!    opened by whoever first comes to it; and what a failed QCONFIG SET left half done is mended the same way.
 //! 4. If the queue has no such partition any more, what waits in its lane goes elsewhere, or found nothing.
 //!
+//! What a failover has made partition 0 forget, the others remember: [`super::forgotten`].
+//!
 //! So growing a queue is one step, at partition 0, which also calls all who wait there, and who waits for a queue waits in
 //! each of its partitions: nobody sleeps beside a job in a partition that he does not know.
 //!
@@ -46,8 +48,10 @@ pub(super) struct Queue {
     /// Of its partitions, in their order; always that of partition 0.
     pub lanes: Vec<LaneKey>,
     pub turn: Turn,
-    /// It is being spread over several partitions, by a call that waits or is on its way.
+    /// Its partitions become more, by a call to partition 0 that waits or is on its way.
     pub opening: bool,
+    /// Since the last connection was made it was looked whether it has partitions of which partition 0 does not know.
+    pub searched: bool,
     /// What is for partitions that this worker does not know.
     put_off: Vec<PutOff>,
 }
@@ -114,6 +118,7 @@ impl Queues {
             lanes: vec![lane],
             turn: Turn::default(),
             opening: false,
+            searched: false,
             put_off: Vec::new(),
         });
         self.by_name.insert(name.clone(), key);
@@ -121,12 +126,13 @@ impl Queues {
     }
 
     fn with_overrides(&self, name: &QueueName, version: Bytes, overrides: &[(Bytes, Bytes)]) -> Settings {
-        let mut defaults = self.config.queue(name.as_bytes());
-        defaults.partitions = default_partitions(&self.config, &self.primaries, name);
-        Settings::with_overrides(defaults, version, overrides)
+        let defaults = self.config.queue(name.as_bytes());
+        let mut settings = Settings::with_overrides(defaults, version, overrides);
+        settings.partitions = default_partitions(&self.config, &self.primaries, name);
+        settings
     }
 
-    fn new_lane(&mut self, of: QueueKey, name: &QueueName, place: Place, settings: Settings) -> LaneKey {
+    pub(super) fn new_lane(&mut self, of: QueueKey, name: &QueueName, place: Place, settings: Settings) -> LaneKey {
         let partition = Partition::new(&self.config.prefix, name, place, &self.worker, self.ears.channels());
         let origin = Origin::of(name, place.number);
         let lane = Lane::new(name.clone(), of, origin, partition, settings);
@@ -145,7 +151,7 @@ impl Queues {
         self.ask_partition_0(queue);
     }
 
-    fn ask_partition_0(&mut self, queue: QueueKey) {
+    pub(super) fn ask_partition_0(&mut self, queue: QueueKey) {
         let lane = self.queues[queue as usize].lanes[0];
         self.lanes[lane as usize].woken = true;
         self.list(lane);
@@ -156,6 +162,10 @@ impl Queues {
         let since = self.sequence;
         let lane = &mut self.lanes[key as usize];
         let (of, partition) = (lane.of, lane.origin.partition);
+        if let Call::Single(Single::Witness) = call {
+            self.put_right(of, &changed, now);
+            return self.list(key);
+        }
         lane.take_back(call, to);
         if lane.retired {
             return self.scatter(key, now);
@@ -167,10 +177,7 @@ impl Queues {
         } else if changed.version == lane.settings.version {
             lane.trust = Trust::Sure;
         } else {
-            lane.trust = Trust::Doubtful {
-                seen: changed.version,
-                since,
-            };
+            lane.trust = Trust::Doubtful { seen: changed, since };
             self.ask_partition_0(of);
         }
         self.list(key);
@@ -220,6 +227,7 @@ impl Queues {
         }
         for lane in gone {
             self.scatter(lane, now);
+            self.ask_witness(lane, now);
         }
         if old.spread != settings.spread {
             self.move_pushes(&lanes, &settings);
@@ -288,7 +296,7 @@ impl Queues {
         lane.woken = false;
         let of = lane.of;
         let settings = lane.settings.clone();
-        for entry in lane.take_waiting(|_| true) {
+        for entry in lane.take_waiting(|entry| !entry.is_witness()) {
             match entry.work {
                 Work::Operation(Operation::Push(_)) => self.push_anew(of, entry),
                 Work::Operation(_) => self.reply_to(entry.to, Reply::Integer(0)),
@@ -321,22 +329,26 @@ impl Queues {
 
     /// Partition 0 has confirmed what this worker knows, by the call of that number.
     pub(super) fn confirmed(&mut self, queue: QueueKey, sequence: u64, now: Instant) {
-        let known = &mut self.queues[queue as usize];
+        self.search(queue, now);
+        let known = &self.queues[queue as usize];
         if known.lanes.len() == 1 && known.put_off.is_empty() {
             return;
         }
-        for lane in known.lanes.clone() {
-            let version = self.queues[queue as usize].settings.version.clone();
-            let state = &mut self.lanes[lane as usize];
-            if let Trust::Doubtful { seen, since } = &state.trust
-                && *since < sequence
-            {
-                state.trust = match *seen == version {
-                    true => Trust::Sure,
-                    false => Trust::Behind { seen: seen.clone() },
-                };
-                self.list(lane);
+        for key in known.lanes.clone() {
+            let Trust::Doubtful { seen, since } = &self.lanes[key as usize].trust else {
+                continue;
+            };
+            if *since >= sequence {
+                continue;
             }
+            let seen = seen.clone();
+            let trust = match seen.version == self.queues[queue as usize].settings.version {
+                true => Trust::Sure,
+                false if self.put_right(queue, &seen, now) => continue,
+                false => Trust::Behind { seen: seen.version },
+            };
+            self.lanes[key as usize].trust = trust;
+            self.list(key);
         }
         for errand in self.take_put_off(queue, |put_off| put_off.since < sequence) {
             self.run_errand(queue, errand.errand, now);
@@ -409,20 +421,37 @@ impl Queues {
         askers.map(To::Asker).collect()
     }
 
-    /// The first push to a queue that is to have several partitions spreads it over them.
+    /// The first push to a queue that is to have several partitions spreads it over them; a later one over more, when there
+    /// are more primaries and nobody has said how many partitions the queue has.
     pub(super) fn open(&mut self, queue: QueueKey, now: Instant) {
         let known = &self.queues[queue as usize];
-        let bounds = [known.settings.concurrency, known.settings.max_len];
-        let bound = bounds.into_iter().filter(|bound| *bound > 0).min();
-        let active = u64::from(known.settings.partitions).min(bound.unwrap_or(u64::MAX)) as u16;
-        if known.settings.spread.is_some() || known.opening || active <= 1 {
+        let spread = known.settings.spread.as_ref();
+        let has = spread.map_or(1, Spread::active);
+        if known.opening || known.settings.partitions <= has || spread.is_some() && known.settings.is_fixed {
             return;
         }
-        let spread = Spread::resized(None, active, &known.name, &self.primaries);
+        let active = self.opened(queue);
+        if active > has {
+            let spread = Spread::resized(spread, active, &known.name, &self.primaries);
+            self.tell_partition_0(queue, Single::Open(spread), now);
+        }
+    }
+
+    /// Over how many partitions it is spread: no more than its bounds allow, of which each partition has a share.
+    pub(super) fn opened(&self, queue: QueueKey) -> u16 {
+        let settings = &self.queues[queue as usize].settings;
+        let bounds = [settings.concurrency, settings.max_len];
+        let bound = bounds.into_iter().filter(|bound| *bound > 0).min();
+        u64::from(settings.partitions).min(bound.unwrap_or(u64::MAX)) as u16
+    }
+
+    /// The queue gets more partitions by this.
+    pub(super) fn tell_partition_0(&mut self, queue: QueueKey, single: Single, now: Instant) {
+        let known = &mut self.queues[queue as usize];
+        known.opening = true;
         let lane = known.lanes[0];
-        self.queues[queue as usize].opening = true;
-        let work = Work::Single(Single::Open(spread));
-        self.lanes[lane as usize].push_front(Entry::again(work, To::Nobody, now));
+        let entry = Entry::again(Work::Single(single), To::Nobody, now);
+        self.lanes[lane as usize].push_front(entry);
         self.list(lane);
     }
 

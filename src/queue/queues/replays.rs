@@ -34,6 +34,7 @@ impl Queues {
     /// calls, and hears.
     pub fn connected(&mut self) {
         self.epoch += 1;
+        self.ask_what_is_forgotten();
         let keeping = self.lanes.iter().filter(|(_, lane)| !lane.recent.is_empty());
         for key in keeping.map(|(key, _)| key as LaneKey).collect::<Vec<_>>() {
             self.lanes[key as usize].woken = true;
