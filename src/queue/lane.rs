@@ -61,7 +61,7 @@ pub struct Entry {
 impl Call {
     /// It removes the queue.
     pub fn drops(&self) -> bool {
-        matches!(self, Self::Single(Single::Drop | Single::DropPart { .. }))
+        matches!(self, Self::Single(Single::Drop { .. } | Single::DropPart { .. }))
     }
 }
 
@@ -77,7 +77,7 @@ impl From<Operation> for Work {
 impl Entry {
     /// It removes the queue, or a part of it.
     pub fn drops(&self) -> bool {
-        matches!(self.work, Work::Single(Single::Drop | Single::DropPart { .. }))
+        matches!(self.work, Work::Single(Single::Drop { .. } | Single::DropPart { .. }))
     }
 
     pub fn is_witness(&self) -> bool {

@@ -210,7 +210,7 @@ pub fn parse(verb: Verb, request: Request<'_>, max_payload: usize) -> Result<Ask
         Verb::Redrive => redrive(&mut words),
         Verb::Promote => about(&mut words, About::Promote),
         Verb::Result => result(&mut words),
-        Verb::Drop => alone(&mut words, Single::Drop),
+        Verb::Drop => alone(&mut words, Single::Drop { noted: false }),
         Verb::Check => check(&mut words),
         Verb::Cron => cron(&mut words, max_payload),
     }

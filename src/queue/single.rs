@@ -68,7 +68,10 @@ pub enum Single {
         whom: Revive,
         revived: u64,
     },
-    Drop,
+    /// `noted`: by this very request it stands in partition 0 that the queue is being dropped.
+    Drop {
+        noted: bool,
+    },
     /// From there on, a part of the queue.
     Check {
         place: Place,
@@ -158,7 +161,7 @@ impl Single {
                 state: *state,
                 removed: 0,
             }),
-            Self::Drop => Elsewhere::Too(Self::DropPart {
+            Self::Drop { .. } => Elsewhere::Too(Self::DropPart {
                 version: settings.version.clone(),
             }),
             Self::Peek {
@@ -203,7 +206,7 @@ impl Single {
             Self::Result { .. } | Self::Cron(_) => Reply::Nothing,
             Self::Delete { removed, .. } | Self::Purge { removed, .. } => Reply::Integer(removed as i64),
             Self::Revive { revived, .. } => Reply::Integer(revived as i64),
-            Self::Drop | Self::DropPart { .. } => Reply::Integer(1),
+            Self::Drop { .. } | Self::DropPart { .. } => Reply::Integer(1),
             Self::Check { .. } => Reply::Checked(Box::default()),
             Self::Confirm | Self::Witness => Reply::Ok,
             Self::Configure { .. } | Self::Open(_) | Self::Copy { .. } | Self::Restore { .. } => Reply::Ok,
@@ -246,13 +249,13 @@ impl Single {
             }
             Self::Witness => look::settings(scripts, partition, settings),
             Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
-            Self::Drop if settings.spread.is_none() => mend::drop(scripts, partition, settings, sequence),
+            Self::Drop { .. } if settings.spread.is_none() => mend::drop(scripts, partition, settings, sequence),
             // Before anything is gone it is known that all is to go: who dies on the way leaves no half of a queue.
-            Self::Drop if !settings.dropping => {
+            Self::Drop { .. } if !settings.dropping => {
                 let changes = [(DROPPING, "1".to_owned())];
                 mend::configure(scripts, partition, settings, sequence, &changes)
             }
-            Self::Drop => look::stats(scripts, partition, settings),
+            Self::Drop { .. } => look::stats(scripts, partition, settings),
             Self::DropPart { version } => mend::drop_as_of(scripts, partition, settings, sequence, version),
             Self::Check { place, repair } => check::check(scripts, partition, settings, *place, *repair),
             Self::Cron(call) => call.encode(scripts, partition, settings, sequence),
@@ -290,15 +293,17 @@ impl Single {
             Self::Open(_) | Self::Copy { .. } | Self::Restore { .. } => {
                 Ok((mend::configured(reply)?, Step::Done(Reply::Ok)))
             }
-            Self::Drop if settings.spread.is_some() && !settings.dropping => {
-                Ok((mend::configured(reply)?, Step::Again(self)))
+            Self::Drop { .. } if settings.spread.is_some() && !settings.dropping => {
+                Ok((mend::configured(reply)?, Step::Again(Self::Drop { noted: true })))
             }
-            Self::Drop if settings.spread.is_some() => Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Integer(1)))),
+            Self::Drop { .. } if settings.spread.is_some() => {
+                Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Integer(1))))
+            }
             // If another proxy was faster, the queue was there all the same.
             Self::DropPart { .. } => Ok((mend::counted(reply)?.0, Step::Done(Reply::Integer(1)))),
-            Self::Drop => {
+            Self::Drop { noted } => {
                 let (standing, dropped) = mend::counted(reply)?;
-                Ok((standing, Step::Done(Reply::Integer(dropped as i64))))
+                Ok((standing, Step::Done(Reply::Integer(i64::from(noted || dropped > 0)))))
             }
             Self::Job(_) => {
                 let (standing, view) = look::job_reply(reply)?;

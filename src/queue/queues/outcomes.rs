@@ -101,7 +101,7 @@ impl Queues {
         }
         match call {
             Call::Single(Single::Copy { .. }) => self.refuse_all(key, &line, now),
-            Call::Single(Single::Drop) => self.drop_failed(queue, &line, now),
+            Call::Single(Single::Drop { .. }) => self.drop_failed(queue, &line, now),
             Call::Single(Single::Open(_) | Single::Restore { .. }) => self.queues[queue as usize].opening = false,
             _ => {}
         }

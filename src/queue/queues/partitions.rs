@@ -463,7 +463,11 @@ impl Queues {
         if in_flight || lane_0.waiting.iter().any(Entry::drops) || self.fans.is_dropping(queue) {
             return;
         }
-        lane_0.push_front(Entry::again(Work::Single(Single::Drop), To::Nobody, now));
+        lane_0.push_front(Entry::again(
+            Work::Single(Single::Drop { noted: false }),
+            To::Nobody,
+            now,
+        ));
         self.list(lane);
     }
 
