@@ -1,7 +1,8 @@
 //! Sentinel mode: who the primary is, by the word of the sentinels. It carries no request.
 //!
 //! 1. In each round every sentinel that is known is asked, side by side, and what the latest election came to is believed.
-//!    So an old primary that comes back and a sentinel that was cut off are not, whatever they say.
+//!    So an old primary that comes back and a sentinel that was cut off are not, whatever they say. In a hurry a round ends
+//!    soon after the last that has something to say: one may have gone with the machine of the primary.
 //! 2. A sentinel that knows the master names the others, and they are asked from then on too.
 //! 3. A round each second; as soon as a worker doubts the primary, one at once and then ten a second for a while. So too
 //!    when a sentinel tells of an event (`+switch-master`, `+sdown` …): events are only a reason to ask, as one may be missed.
@@ -29,6 +30,8 @@ const HURRY: Duration = Duration::from_millis(100);
 const HURRY_FOR: Duration = Duration::from_secs(5);
 /// While in a hurry, a sentinel that answers nothing (it may be on the machine that died) holds up a round for no longer.
 const HURRY_PATIENCE: Duration = Duration::from_millis(250);
+/// And for no longer than this when another one has answered.
+const HURRY_REST: Duration = Duration::from_millis(50);
 /// Sentinels remembered beside the configured ones; a sane set has 3 to 7.
 pub const MAX_LEARNED: usize = 32;
 
@@ -56,11 +59,11 @@ pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watc
             tokio::task::spawn_local(listen(sentinel.clone(), settings.clone(), heard.clone()));
             listened_to += 1;
         }
-        let (pause, patience) = match Instant::now() < hurry_until {
-            true => (HURRY, connect_timeout.min(HURRY_PATIENCE)),
-            false => (CALM, connect_timeout),
+        let (pause, patience, rest) = match Instant::now() < hurry_until {
+            true => (HURRY, connect_timeout.min(HURRY_PATIENCE), HURRY_REST),
+            false => (CALM, connect_timeout, connect_timeout),
         };
-        let answers = ask_all(&settings, &learned, patience).await;
+        let answers = ask_all(&settings, &learned, patience, rest).await;
         for (_, word) in &answers {
             learn(&settings, &mut learned, word);
         }
@@ -104,7 +107,8 @@ async fn hear(sentinel: &Endpoint, settings: &Sentinels, heard: &Notify) -> Resu
 
 type Answers = Vec<(Endpoint, Result<Word, String>)>;
 
-async fn ask_all(settings: &Sentinels, learned: &[Endpoint], patience: Duration) -> Answers {
+/// Each is given `patience`, and when one has answered, the others `rest` for each further answer.
+async fn ask_all(settings: &Sentinels, learned: &[Endpoint], patience: Duration, rest: Duration) -> Answers {
     let mut asking = JoinSet::new();
     for sentinel in settings.endpoints.iter().chain(learned) {
         let (sentinel, settings) = (sentinel.clone(), settings.clone());
@@ -116,7 +120,15 @@ async fn ask_all(settings: &Sentinels, learned: &[Endpoint], patience: Duration)
             (sentinel, word)
         });
     }
-    asking.join_all().await
+    let mut answers = Answers::new();
+    let mut wait = patience * 2; // they end by themselves before that
+    while let Ok(Some(answer)) = timeout(wait, asking.join_next()).await {
+        answers.extend(answer);
+        if answers.iter().any(|(_, word)| word.is_ok()) {
+            wait = rest;
+        }
+    }
+    answers
 }
 
 fn learn(settings: &Sentinels, learned: &mut Vec<Endpoint>, word: &Result<Word, String>) {

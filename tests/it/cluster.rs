@@ -512,35 +512,3 @@ fn a_push_through_one_proxy_wakes_a_pop_that_waits_at_another_before_and_after_i
     assert_eq!(worker.receive().items()[2].text(), "job");
     assert!(pushed.elapsed() < Duration::from_secs(2), "{:?}", pushed.elapsed());
 }
-
-/// Measures: from the moment when a replica is the primary to the first reply through the proxy. Ten primaries are killed.
-#[test]
-#[ignore = "prints figures: cargo test --test it -- --ignored --nocapture pause"]
-fn the_pause_after_an_election() {
-    let mut cluster = Cluster::start(3, 1);
-    let slot = 12182; // foo's; a queue's pushes would go to its partitions on the others
-    let proxy = proxy_before(&cluster).start();
-    let mut pauses: Vec<Duration> = (0..10)
-        .map(|_| {
-            let mut client = proxy.client();
-            client.run("SET foo bar");
-            let old = cluster.primary_of(slot);
-            let replica = cluster.replica_of(old);
-            cluster.kill(old);
-            let asking = std::thread::spawn(move || {
-                let reply = client.run("SET foo bar");
-                (reply, Instant::now())
-            });
-            cluster.wait_until_primary(replica);
-            let elected = Instant::now();
-            let (reply, answered) = asking.join().unwrap();
-            assert!(!reply.is_error(""), "{reply}");
-            cluster.restart(old);
-            cluster.nodes[old].wait_until_it_follows();
-            cluster.wait_until_it_serves();
-            answered.saturating_duration_since(elected)
-        })
-        .collect();
-    pauses.sort();
-    println!("after an election: median {:?}, longest {:?}", pauses[5], pauses[9]);
-}
