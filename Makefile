@@ -29,7 +29,7 @@ recipes: ## run each program of docs/recipes against a proxy
 
 chaos: ## break everything that can break under load, again and again, and print what it cost: make chaos ROUNDS=50 SEED=7
 	@.ci/install test
-	MILLRACE_CHAOS_ROUNDS=$(ROUNDS) MILLRACE_CHAOS_SEED=$(SEED) cargo test --locked --test it -- chaos --nocapture --test-threads=1
+	MILLRACE_CHAOS_ROUNDS=$(ROUNDS) MILLRACE_CHAOS_SEED=$(SEED) cargo test --locked --test it -- chaos --include-ignored --nocapture --test-threads=1
 
 bench: ## run Millrace and its peers side by side and print one table
 	benches/run

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Client, RedisServer, Reply, free_port, wait_until};
+use super::{Client, RedisServer, Relay, Reply, free_port, wait_until};
 
 pub const SLOTS: usize = 16384;
 const NODE_TIMEOUT: &str = "600"; // ms
@@ -13,6 +13,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Cluster {
     pub nodes: Vec<Node>,
+    /// To each node, if it is known by that address alone.
+    pub lines: Vec<Relay>,
     arguments: Vec<String>,
 }
 
@@ -46,6 +48,7 @@ impl Cluster {
         let nodes = (0..primaries * (1 + replicas_each)).map(|_| Node::start(&arguments));
         let cluster = Cluster {
             nodes: nodes.collect(),
+            lines: Vec::new(),
             arguments,
         };
         for (index, node) in cluster.nodes.iter().enumerate() {
@@ -71,9 +74,33 @@ impl Cluster {
         cluster
     }
 
+    /// Primaries alone, each of them behind a line: there it is found by all but the other nodes, which speak with each
+    /// other on ports of their own.
+    pub fn start_behind_lines(primaries: usize) -> Cluster {
+        let mut cluster = Self::start(primaries, 0);
+        for node in &cluster.nodes {
+            let line = Relay::to(&node.server.address());
+            node.call(&format!("CONFIG SET cluster-announce-port {}", line.port()));
+            cluster.lines.push(line);
+        }
+        wait_until(WITHIN, "the lines are known", || {
+            let knows = |node: &Node| {
+                let nodes = node.call("CLUSTER NODES").text();
+                cluster.lines.iter().all(|line| nodes.contains(&line.address()))
+            };
+            cluster.nodes.iter().all(knows)
+        });
+        cluster
+    }
+
     /// All nodes that are up, as TOML.
     pub fn seeds(&self) -> String {
-        let seeds: Vec<_> = self.up().map(|node| format!("{:?}", node.server.address())).collect();
+        let up = (0..self.nodes.len()).filter(|index| !self.nodes[*index].down);
+        let address = |index: usize| match self.lines.get(index) {
+            Some(line) => line.address(),
+            None => self.nodes[index].server.address(),
+        };
+        let seeds: Vec<_> = up.map(|index| format!("{:?}", address(index))).collect();
         format!("[{}]", seeds.join(", "))
     }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
-use super::{Client, RedisServer, Reply, free_port, wait_until};
+use super::{Client, RedisServer, Relay, Reply, free_port, wait_until};
 
 pub const MASTER: &str = "jobs";
 /// An election, its repetition, and a loaded machine.
@@ -19,6 +19,8 @@ const WITHIN: Duration = Duration::from_secs(20);
 pub struct SentinelSet {
     sentinels: Vec<Sentinel>, // before the servers, so that none is elected as they go
     pub servers: Vec<RedisServer>,
+    /// To each server, if it is known by that address alone.
+    pub lines: Vec<Relay>,
     password: Option<&'static str>,
 }
 
@@ -38,23 +40,35 @@ impl SentinelSet {
 
     /// The sentinels ask for this one; the servers for none.
     pub fn with_password(password: Option<&'static str>) -> SentinelSet {
-        let quick = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
-        let servers = (0..3).map(|_| RedisServer::start_with(&quick)).collect();
-        Self::watch(servers, password, None)
+        Self::watch(quick_servers(), Vec::new(), password, None)
+    }
+
+    /// Each server is behind a line: there it is found by all, the sentinels and its replicas among them.
+    pub fn start_behind_lines() -> SentinelSet {
+        let servers = quick_servers();
+        let line = |server: &RedisServer| {
+            let line = Relay::to(&server.address());
+            let port = line.port().to_string();
+            server.client().call(&["CONFIG", "SET", "replica-announce-port", &port]);
+            line
+        };
+        let lines = servers.iter().map(line).collect();
+        Self::watch(servers, lines, None, None)
     }
 
     /// All of them speak TLS to each other and to the proxy, and nothing else.
     pub fn start_tls(certificates: &Certificates) -> SentinelSet {
         let servers = (0..3).map(|_| RedisServer::start_tls(certificates)).collect();
-        Self::watch(servers, None, Some(certificates))
+        Self::watch(servers, Vec::new(), None, Some(certificates))
     }
 
     fn watch(
         servers: Vec<RedisServer>,
+        lines: Vec<Relay>,
         password: Option<&'static str>,
         certificates: Option<&Certificates>,
     ) -> SentinelSet {
-        let port = servers[0].port();
+        let port = lines.first().map_or(servers[0].port(), Relay::port);
         for replica in &servers[1..] {
             replica.client().call(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
         }
@@ -67,6 +81,7 @@ impl SentinelSet {
         let set = SentinelSet {
             sentinels,
             servers,
+            lines,
             password,
         };
         wait_until(WITHIN, "the sentinels know each other and the replicas", || {
@@ -92,9 +107,17 @@ impl SentinelSet {
         up.expect("a sentinel is up").client(self.password)
     }
 
+    /// By which the servers are known, in their order.
+    pub fn ports(&self) -> Vec<u16> {
+        match self.lines.is_empty() {
+            true => self.servers.iter().map(RedisServer::port).collect(),
+            false => self.lines.iter().map(Relay::port).collect(),
+        }
+    }
+
     pub fn server_at(&mut self, port: u16) -> &mut RedisServer {
-        let found = self.servers.iter_mut().find(|server| server.port() == port);
-        found.expect("it is one of the set")
+        let found = self.ports().iter().position(|known| *known == port);
+        &mut self.servers[found.expect("it is one of the set")]
     }
 
     /// A server that says nothing for so long is taken for dead; an election that comes to nothing is repeated after
@@ -149,8 +172,8 @@ impl SentinelSet {
     /// Until the replicas follow the primary, and every sentinel sees all of them and the other sentinels.
     pub fn wait_until_whole(&self) {
         let primary = self.primary();
-        let replicas = self.servers.iter().filter(|server| server.port() != primary);
-        for replica in replicas {
+        let replicas = self.servers.iter().zip(self.ports());
+        for (replica, _) in replicas.filter(|(_, port)| *port != primary) {
             wait_until(WITHIN, "the replicas follow", || {
                 replica.info("master_link_status") == "up" && replica.info("master_port") == primary.to_string()
             });
@@ -169,6 +192,11 @@ impl SentinelSet {
         };
         wait_until(WITHIN, "the set is whole again", || self.sentinels.iter().all(sees_all));
     }
+}
+
+fn quick_servers() -> Vec<RedisServer> {
+    let quick = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
+    (0..3).map(|_| RedisServer::start_with(&quick)).collect()
 }
 
 impl Sentinel {

@@ -2,13 +2,14 @@
 //! and clients make new ones, as client libraries do. What a client had popped and could say nothing of any more comes back
 //! when its lease ends.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Fault, Forgets, Mix, SOME, Servers, Stage, suffering};
+use super::lines::cut;
+use super::{Fault, Mix, SOME, Servers, Stage, fault, suffering};
 use crate::history::Rules;
-use crate::load::{LOST, Load};
+use crate::load::LOST;
 use crate::support::relay::Way;
-use crate::support::{PATIENCE, Proxy, RedisServer, Relay, wait_until};
+use crate::support::{Proxy, RedisServer, Relay};
 
 /// The Redis, and a line to each proxy.
 struct Lines {
@@ -59,12 +60,10 @@ const TABLE: &[Fault<Lines>] = &[
         None
     }),
     fault("clients' line cut in the middle of a reply", |stage, load| {
-        cut(&stage.redis.to_proxies[0], load, Way::Down);
-        None
+        cut(&stage.redis.to_proxies[0], load, Way::Down)
     }),
     fault("clients' line cut in the middle of a request", |stage, load| {
-        cut(&stage.redis.to_proxies[1], load, Way::Up);
-        None
+        cut(&stage.redis.to_proxies[1], load, Way::Up)
     }),
     fault("SIGSTOP of a proxy", |stage, load| {
         stage.proxies[1].freeze();
@@ -86,22 +85,6 @@ const TABLE: &[Fault<Lines>] = &[
     }),
 ];
 
-const fn fault(name: &'static str, happens: fn(&mut Stage<Lines>, &Load) -> Option<Instant>) -> Fault<Lines> {
-    Fault {
-        name,
-        happens,
-        forgets: Forgets::Nothing,
-    }
-}
-
-fn cut(line: &Relay, load: &Load, way: Way) {
-    for bytes in [1, 10, 40] {
-        line.cut(way, bytes);
-        wait_until(PATIENCE, "the line is cut", || !line.will_cut(way));
-        load.wait_for_more(SOME);
-    }
-}
-
 #[test]
 fn proxies_and_the_lines_to_them_are_broken_and_nothing_is_lost_or_repeated() {
     let server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -114,5 +97,5 @@ fn proxies_and_the_lines_to_them_are_broken_and_nothing_is_lost_or_repeated() {
     // A wake-up that died with a proxy is made good by the slow poll of another, one queue each five seconds.
     let queues = MIX.queues().len() as u32;
     let patience = rules.patience + MIX.lease + Duration::from_secs(5) * queues;
-    stage.run("clients", MIX, &addresses, TABLE, &Rules { patience, ..rules });
+    stage.run("clients", MIX, &addresses, &[TABLE], &Rules { patience, ..rules });
 }

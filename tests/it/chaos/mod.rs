@@ -2,11 +2,12 @@
 //! judged at the end of each round ([`super::history`]), and what the faults cost them is printed.
 //!
 //! A round brings each fault of the table about once, under one load, and checks the history of it all. `make test` runs one
-//! round in the tables' order; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
+//! round in the tables' order, but of the lines to a Sentinel set and to a cluster; `make chaos` as many as `MILLRACE_CHAOS_ROUNDS` says, in orders drawn from `MILLRACE_CHAOS_SEED`.
 //! `MILLRACE_CHAOS_ONLY` leaves the faults whose names hold that text.
 
 mod clients;
 mod cluster;
+mod lines;
 mod sentinel;
 mod single;
 
@@ -57,6 +58,12 @@ struct Fault<R> {
     forgets: Forgets,
 }
 
+/// One after which nothing may be missing.
+const fn fault<R>(name: &'static str, happens: fn(&mut Stage<R>, &Load) -> Option<Instant>) -> Fault<R> {
+    let forgets = Forgets::Nothing;
+    Fault { name, happens, forgets }
+}
+
 /// What Redis had acknowledged may be forgotten by it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Forgets {
@@ -81,10 +88,11 @@ impl<R: Servers> Stage<R> {
         self.proxies.iter().map(Proxy::address).collect()
     }
 
-    /// All rounds of the table. `rules`: what holds beside what the faults excuse.
-    fn run(&mut self, title: &str, mix: Mix, addresses: &[String], table: &[Fault<R>], rules: &Rules) {
+    /// All rounds of the tables. `rules`: what holds beside what the faults excuse.
+    fn run(&mut self, title: &str, mix: Mix, addresses: &[String], tables: &[&[Fault<R>]], rules: &Rules) {
         let only = std::env::var("MILLRACE_CHAOS_ONLY").unwrap_or_default();
-        let mut order: Vec<&Fault<R>> = table.iter().filter(|fault| fault.name.contains(&only)).collect();
+        let all = tables.iter().copied().flatten();
+        let mut order: Vec<&Fault<R>> = all.filter(|fault| fault.name.contains(&only)).collect();
         let mut dice = Dice::seeded();
         let mut figures = Figures::default();
         for round in 0..rounds() {
@@ -285,7 +293,14 @@ fn suffering(plan: ProxyPlan) -> ProxyPlan {
         .allow_log("redis cannot be used")
 }
 
-// What can happen to any deployment's servers:
+/// What can happen to any deployment's servers.
+const fn anywhere<R: Servers>() -> [Fault<R>; 3] {
+    [
+        fault("SCRIPT FLUSH", forgotten_scripts),
+        fault("CLIENT KILL", killed_connections),
+        fault("CLIENT PAUSE", paused_clients),
+    ]
+}
 
 fn forgotten_scripts<R: Servers>(stage: &mut Stage<R>, load: &Load) -> Option<Instant> {
     for _ in 0..3 {

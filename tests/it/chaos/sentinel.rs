@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    FORGETFUL, Fault, Forgets, SOME, Servers, Stage, forgetful_rules, forgotten_scripts, killed_connections,
-    paused_clients, suffering,
-};
+use super::lines::{Lined, troubles};
+use super::{FORGETFUL, Fault, Forgets, SOME, Servers, Stage, anywhere, forgetful_rules, suffering};
 use crate::load::Load;
 use crate::support::proxy::ProxyPlan;
+use crate::support::relay::Way;
 use crate::support::sentinels::{MASTER, SentinelSet};
-use crate::support::{PATIENCE, Proxy, RedisServer, wait_until};
+use crate::support::{PATIENCE, Proxy, RedisServer, Relay, wait_until};
 
 impl Servers for SentinelSet {
     fn nodes(&self) -> Vec<&RedisServer> {
@@ -18,15 +17,40 @@ impl Servers for SentinelSet {
     }
 }
 
+impl Lined for SentinelSet {
+    /// To the primary.
+    fn line(&self) -> &Relay {
+        let primary = self.primary();
+        let line = self.lines.iter().find(|line| line.port() == primary);
+        line.expect("the primary is known by its line")
+    }
+}
+
 const TABLE: &[Fault<SentinelSet>] = &[
     Fault {
         name: "kill -9 of the primary",
-        happens: |stage, load| replaced(stage, load, RedisServer::kill, RedisServer::restart),
+        happens: |stage, load| replaced(&mut stage.redis, load, kill, restart),
         forgets: Forgets::All,
     },
     Fault {
         name: "SIGSTOP of the primary",
-        happens: |stage, load| replaced(stage, load, |server| server.freeze(), |server| server.thaw()),
+        happens: |stage, load| replaced(&mut stage.redis, load, freeze, thaw),
+        forgets: Forgets::All,
+    },
+    Fault {
+        name: "SIGSTOP of the primary and of a sentinel",
+        happens: |stage, load| {
+            // As when a machine stops on which both of them are.
+            let stop = |set: &mut SentinelSet, old| {
+                set.freeze_sentinel(2);
+                freeze(set, old);
+            };
+            let go_on = |set: &mut SentinelSet, old| {
+                thaw(set, old);
+                set.thaw_sentinel(2);
+            };
+            replaced(&mut stage.redis, load, stop, go_on)
+        },
         forgets: Forgets::All,
     },
     Fault {
@@ -89,37 +113,38 @@ const TABLE: &[Fault<SentinelSet>] = &[
         },
         forgets: Forgets::Nothing,
     },
-    Fault {
-        name: "SCRIPT FLUSH",
-        happens: forgotten_scripts,
-        forgets: Forgets::Nothing,
-    },
-    Fault {
-        name: "CLIENT KILL",
-        happens: killed_connections,
-        forgets: Forgets::Nothing,
-    },
-    Fault {
-        name: "CLIENT PAUSE",
-        happens: paused_clients,
-        forgets: Forgets::Nothing,
-    },
 ];
 
 /// The primary goes, another one takes over, the load goes on with that, and the old one comes back as a replica.
 fn replaced(
-    stage: &mut Stage<SentinelSet>,
+    set: &mut SentinelSet,
     load: &Load,
-    breaks: fn(&mut RedisServer),
-    heals: fn(&mut RedisServer),
+    breaks: fn(&mut SentinelSet, u16),
+    heals: fn(&mut SentinelSet, u16),
 ) -> Option<Instant> {
-    let old = stage.redis.primary();
-    breaks(stage.redis.server_at(old));
-    let known = wait_for_a_failover(&stage.redis, old, || ());
+    let old = set.primary();
+    breaks(set, old);
+    let known = wait_for_a_failover(set, old, || ());
     load.wait_for_more_of_each(SOME);
-    heals(stage.redis.server_at(old));
-    follow(&mut stage.redis, old);
+    heals(set, old);
+    follow(set, old);
     Some(known)
+}
+
+fn kill(set: &mut SentinelSet, port: u16) {
+    set.server_at(port).kill();
+}
+
+fn restart(set: &mut SentinelSet, port: u16) {
+    set.server_at(port).restart();
+}
+
+fn freeze(set: &mut SentinelSet, port: u16) {
+    set.server_at(port).freeze();
+}
+
+fn thaw(set: &mut SentinelSet, port: u16) {
+    set.server_at(port).thaw();
 }
 
 /// When the first sentinel named another primary; all of them do when this returns.
@@ -135,8 +160,7 @@ fn wait_for_a_failover(set: &SentinelSet, old: u16, insist: impl Fn()) -> Instan
 
 fn replica(set: &SentinelSet) -> u16 {
     let primary = set.primary();
-    let ports = set.servers.iter().map(RedisServer::port);
-    ports
+    set.ports()
         .into_iter()
         .find(|port| *port != primary)
         .expect("there are replicas")
@@ -149,6 +173,37 @@ fn follow(set: &mut SentinelSet, port: u16) {
     set.wait_until_whole();
 }
 
+/// The primary lives on and nobody hears of it, neither the proxies nor the sentinels nor its replicas.
+const CUT_OFF: &[Fault<SentinelSet>] = &[
+    Fault {
+        name: "line of the primary stalled",
+        happens: |stage, load| {
+            let stall = |set: &mut SentinelSet, _| {
+                set.line().stall(Way::Up);
+                set.line().stall(Way::Down);
+            };
+            replaced(&mut stage.redis, load, stall, heal)
+        },
+        forgets: Forgets::All,
+    },
+    Fault {
+        name: "line of the primary leads nowhere",
+        happens: |stage, load| {
+            let cut_off = |set: &mut SentinelSet, _| {
+                set.line().lead_nowhere();
+                set.line().reset();
+            };
+            replaced(&mut stage.redis, load, cut_off, heal)
+        },
+        forgets: Forgets::All,
+    },
+];
+
+fn heal(set: &mut SentinelSet, port: u16) {
+    let line = set.lines.iter().find(|line| line.port() == port);
+    line.expect("it is known by its line").heal();
+}
+
 /// Of two replicas the one that has most is elected, so that what one of them confirmed is there.
 const REPLICATED: &[Fault<SentinelSet>] = &[Fault {
     name: "kill -9 of the primary, replicas = 1",
@@ -156,8 +211,7 @@ const REPLICATED: &[Fault<SentinelSet>] = &[Fault {
     forgets: Forgets::AllButPushes,
 }];
 
-fn stage(set_up: impl Fn(ProxyPlan) -> ProxyPlan) -> Stage<SentinelSet> {
-    let redis = SentinelSet::start();
+fn stage(redis: SentinelSet, set_up: impl Fn(ProxyPlan) -> ProxyPlan) -> Stage<SentinelSet> {
     // So late that a loaded machine is not taken for a dead one, and again so soon that faults can follow each other.
     redis.elect(Duration::from_secs(1), Duration::from_millis(1500));
     let proxy = || {
@@ -170,15 +224,30 @@ fn stage(set_up: impl Fn(ProxyPlan) -> ProxyPlan) -> Stage<SentinelSet> {
 
 #[test]
 fn a_sentinel_set_is_broken_and_no_client_is_told_an_error() {
-    let mut stage = stage(|plan| plan);
+    let mut stage = stage(SentinelSet::start(), |plan| plan);
     let addresses = stage.addresses();
-    stage.run("sentinel", FORGETFUL, &addresses, TABLE, &forgetful_rules());
+    stage.run(
+        "sentinel",
+        FORGETFUL,
+        &addresses,
+        &[TABLE, &anywhere()],
+        &forgetful_rules(),
+    );
 }
 
 #[test]
 fn no_push_that_a_replica_confirmed_is_lost_with_the_primary() {
-    let mut stage = stage(|plan| plan.set(r#"queues."*".replicas"#, "1"));
+    let mut stage = stage(SentinelSet::start(), |plan| plan.set(r#"queues."*".replicas"#, "1"));
     let addresses = stage.addresses();
     let rules = forgetful_rules().allow(&["NOREPLICAS"]);
-    stage.run("sentinel", FORGETFUL, &addresses, REPLICATED, &rules);
+    stage.run("sentinel", FORGETFUL, &addresses, &[REPLICATED], &rules);
+}
+
+#[test]
+#[ignore = "by make chaos: make test sees what lines do with a single Redis"]
+fn the_lines_to_a_sentinel_set_are_broken_and_no_client_is_told_an_error() {
+    let mut stage = stage(SentinelSet::start_behind_lines(), |plan| plan);
+    let addresses = stage.addresses();
+    let tables: &[&[Fault<SentinelSet>]] = &[CUT_OFF, &troubles()];
+    stage.run("sentinel's lines", FORGETFUL, &addresses, tables, &forgetful_rules());
 }
