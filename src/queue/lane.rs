@@ -34,9 +34,12 @@ pub type QueueKey = u32;
 /// Of a request whose parts go to several lanes.
 pub type FanKey = u32;
 
-/// Requests' jobs that one call settles and pushes, at most, and so many again that it pops: then it seldom holds Redis for
-/// 2 ms beside a million jobs (benches/scripts.md). A single request may have more: a `QMPUSH` is all or nothing.
-pub const BATCH_JOBS: usize = 150;
+/// Jobs that one call settles and pushes for its requests, at most; a pushed one counts twice, as it costs about twice as
+/// much. With [`BATCH_POPS`] that keeps a call below 2 ms beside a million jobs (benches/scripts.md). A single request may have
+/// more: a `QMPUSH` is all or nothing.
+pub const BATCH_JOBS: usize = 200;
+/// Jobs that one call pops, at most: the dearest part of a job's life.
+const BATCH_POPS: usize = 75;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
@@ -463,15 +466,17 @@ impl Lane {
     //      different clients, which nobody has ordered. For one client's pipeline it is legal while the phases rise:
     //      a request that would overtake an earlier one of its client stays for the next batch, and so does all that
     //      this client has sent behind it.
-    //   3. Parked pops come before the others: they have waited longest. There are as many of them as there may be jobs.
+    //   3. Parked pops come before the others: they have waited longest. There are as many of them as there may be jobs;
+    //      where there are any, the others get half of the room at most.
     fn gather(&mut self, pops: &mut Pops) -> Batch {
         let mut batch = Batch::default();
         let mut stay = VecDeque::new();
         let mut order = (self.pipelined > 0).then(PhaseOrder::default);
         let mut pushed = 0;
         let mut popping = Vec::new();
+        let others = BATCH_POPS / if self.parked.live() > 0 { 2 } else { 1 };
         while let Some(entry) = self.waiting.pop_front() {
-            if batch.is_full() {
+            if batch.is_full() || popping.len() == others {
                 stay.push_back(entry);
                 break;
             }
@@ -488,17 +493,14 @@ impl Lane {
                     batch.weigh(&operation);
                     batch.add(operation, entry.to, entry.since);
                 }
-                Work::Pop => {
-                    batch.jobs += 1;
-                    popping.push((entry.to, entry.since));
-                }
+                Work::Pop => popping.push((entry.to, entry.since)),
                 Work::Single(_) => stay.push_back(entry), // its phase admits nothing: see `Phase::Alone`
             }
         }
         stay.append(&mut self.waiting);
         self.replace_waiting(stay);
 
-        let room = BATCH_JOBS.saturating_sub(popping.len());
+        let room = BATCH_POPS.saturating_sub(popping.len());
         let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(room);
         self.hopeful = 0;
         for _ in 0..hopeful {
@@ -550,13 +552,13 @@ impl Batch {
 
     fn weigh(&mut self, operation: &Operation) {
         let (jobs, bytes) = match operation {
-            Operation::Push(push) => (push.payloads.len(), push.bytes()),
-            Operation::Tick(tick) => (tick.push.payloads.len(), tick.push.bytes()),
+            Operation::Push(push) => (2 * push.payloads.len(), push.bytes()),
+            Operation::Tick(tick) => (2 * tick.push.payloads.len(), tick.push.bytes()),
             Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
             Operation::Finish(finish) => (finish.claims.len(), finish.result.len()),
             Operation::Nack(nack) => (nack.claims.len(), 0),
             Operation::Return(returns) => (returns.len(), 0),
-            Operation::Pop(pop) => (pop.count as usize, 0),
+            Operation::Pop(_) => (0, 0), // these have a bound of their own
         };
         self.jobs += jobs;
         self.bytes += bytes;
@@ -572,7 +574,7 @@ impl Batch {
         let To::Pop(asker) = to else { return };
         let Some(request) = pops.get(&asker) else { return };
         let mut pop = request.pop;
-        let room = BATCH_JOBS.saturating_sub(self.popped).max(1);
+        let room = BATCH_POPS.saturating_sub(self.popped).max(1);
         pop.count = pop.count.min(room as u32);
         self.popped += pop.count as usize;
         pop.waits = request.may_park();

@@ -7,6 +7,7 @@ use millrace::queue::operation::{JobOptions, Operation, Pop, Push};
 use millrace::script::Outcome;
 
 use crate::lane::{Bench, Lane, by_receipt};
+use crate::support::Client;
 
 const JOBS: usize = 1_000_000;
 const CALLS: usize = 1000;
@@ -28,6 +29,19 @@ fn pop(count: usize) -> Operation {
     })
 }
 
+/// Seconds of CPU that Redis has spent.
+fn cpu(client: &mut Client) -> f64 {
+    let info = client.run("INFO cpu").text();
+    number(&info, "used_cpu_user:", "") + number(&info, "used_cpu_sys:", "")
+}
+
+/// What stands behind `field` in the line that begins with `line`.
+fn number(info: &str, line: &str, field: &str) -> f64 {
+    let line = info.lines().find_map(|each| each.strip_prefix(line)).unwrap();
+    let value = line.split_once(field).unwrap().1;
+    value.split(',').next().unwrap().parse().unwrap()
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
@@ -39,22 +53,23 @@ fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
     let mut client = bench.connect();
     client.run("CONFIG SET slowlog-log-slower-than 2000");
     client.run("CONFIG SET slowlog-max-len 10000");
-    println!("acks, pushes, pops | µs a call | of {CALLS} calls over 2 ms | the longest of these, µs");
+    println!(
+        "acks, pushes, pops | µs a call | CPU, system calls too | of {CALLS} calls over 2 ms | the longest of these, µs"
+    );
     let rows = [
+        (67, 67, 67),
+        (200, 0, 75),
+        (0, 100, 75),
+        (0, 100, 0),
+        (0, 0, 75),
+        (150, 150, 150),
         (250, 250, 250),
-        (0, 250, 250),
-        (133, 133, 133),
-        (83, 83, 83),
-        (0, 250, 0),
-        (0, 0, 250),
-        (75, 75, 150),
-        (0, 150, 150),
-        (0, 0, 150),
     ];
     for (settled, pushed, popped) in rows {
         let mut leased = lane.pop(settled as u32);
         client.run("SLOWLOG RESET");
         client.run("CONFIG RESETSTAT");
+        let before = cpu(&mut client);
         for _ in 0..CALLS {
             let acks = Operation::Ack(leased.iter().map(by_receipt).collect());
             let mut operations: Vec<_> = [(settled, acks), (pushed, push(pushed))]
@@ -69,24 +84,16 @@ fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
                 leased = jobs;
             }
         }
-        let usage = client.run("INFO commandstats").text();
-        let usage = usage
-            .lines()
-            .find(|line| line.starts_with("cmdstat_evalsha"))
-            .unwrap()
-            .to_owned();
-        let each = usage
-            .split("usec_per_call=")
-            .nth(1)
-            .unwrap()
-            .split(',')
-            .next()
-            .unwrap()
-            .to_owned();
+        let spent = (cpu(&mut client) - before) * 1e6 / CALLS as f64;
+        let each = number(
+            &client.run("INFO commandstats").text(),
+            "cmdstat_evalsha:",
+            "usec_per_call=",
+        );
         let slow = client.run("SLOWLOG GET -1");
         let longest = slow.items().iter().map(|entry| entry.items()[2].integer()).max();
         println!(
-            "{settled}, {pushed}, {popped} | {each} | {} | {}",
+            "{settled}, {pushed}, {popped} | {each:.0} | {spent:.0} | {} | {}",
             slow.items().len(),
             longest.map_or("-".to_owned(), |longest| longest.to_string())
         );
