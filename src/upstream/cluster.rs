@@ -6,7 +6,9 @@
 //! 2. Not believed is a node that knows of fewer elections than we do (it was cut off), one that knows none of the nodes that
 //!    we know (it was taken for another cluster), and, as long as another one says otherwise, one that says that its cluster
 //!    has failed.
-//! 3. When, see [`timing`].
+//! 3. If most of the nodes that were named belong to another cluster, all to the same, and none says otherwise, then ours was
+//!    made anew at its addresses, and that one is ours. A seed alone, which may be of another cluster, makes no such majority.
+//! 4. When, see [`timing`].
 
 mod timing;
 
@@ -176,6 +178,7 @@ impl Cluster {
         self.watcher.count_refresh();
         let mut complaints = Vec::new();
         let mut second_best: Option<Word> = None;
+        let (mut named, mut disowned) = (0, Vec::new());
         let mut asking = Asking {
             nodes: self.order().into_iter().take(ASKED).collect(),
             asked: JoinSet::new(),
@@ -183,7 +186,16 @@ impl Cluster {
             pace,
         };
         while let Some((node, word)) = asking.next_word(second_best.is_some()).await {
-            match word.and_then(|word| self.believed.judge(word)) {
+            let is_named = self.believed.nodes.contains(&node);
+            named += usize::from(is_named);
+            let judged = word.and_then(|word| match self.believed.judge(&word) {
+                Ok(()) => Ok(word),
+                Err(said) => {
+                    disowned.extend(is_named.then_some(word));
+                    Err(said)
+                }
+            });
+            match judged {
                 Ok(word) if word.is_ok => {
                     self.complain(complaints);
                     self.believe(word);
@@ -200,6 +212,17 @@ impl Cluster {
                     complaints.push(format!("{node}: {said}"));
                 }
             }
+        }
+        if second_best.is_none()
+            && let Some(word) = self.believed.made_anew(disowned, named)
+        {
+            warn!(
+                said = complaints.join("; "),
+                "the cluster was made anew, with other nodes at its addresses: it is followed"
+            );
+            self.complaint.clear();
+            self.believe(word);
+            return true;
         }
         let told = self.complain(complaints);
         let is_known = !self.watcher.snapshot().shards().is_empty();
@@ -268,7 +291,7 @@ impl Believed {
         }
     }
 
-    fn judge(&self, word: Word) -> Result<Word, String> {
+    fn judge(&self, word: &Word) -> Result<(), String> {
         if !self.ids.is_empty() && self.ids.is_disjoint(&word.ids) {
             return Err("it belongs to another cluster".to_owned());
         }
@@ -278,7 +301,17 @@ impl Believed {
                 word.epoch, self.epoch
             ));
         }
-        Ok(word)
+        Ok(())
+    }
+
+    /// `others`: what was said by nodes that were named and are not believed, of `asked` that were. The last word of the cluster
+    /// to which they all belong, if they are most of those asked.
+    fn made_anew(&self, others: Vec<Word>, asked: usize) -> Option<Word> {
+        let serves = |word: &&Word| word.is_ok && !word.ranges.is_empty();
+        let last = others.iter().filter(serves).max_by_key(|word| word.epoch)?;
+        let agree = others.iter().all(|word| !word.ids.is_disjoint(&last.ids));
+        let is_other = self.ids.is_disjoint(&last.ids);
+        (agree && is_other && 2 * others.len() > asked).then(|| last.clone())
     }
 }
 
@@ -461,18 +494,52 @@ mod tests {
     #[test]
     fn a_node_that_was_cut_off_and_one_of_another_cluster_are_not_believed() {
         let mut believed = Believed::default();
-        believed = Believed::of(&believed.judge(says(&["a", "b"], 0)).expect("the first one is"));
-        believed = Believed::of(&believed.judge(says(&["b", "c"], 7)).expect("b is known"));
-        assert!(believed.judge(says(&["b", "c"], 7)).is_ok());
-        assert!(
-            believed
-                .judge(says(&["b", "c"], 6))
-                .is_err_and(|said| said.contains("old"))
+        for (ids, epoch) in [(["a", "b"], 0), (["b", "c"], 7), (["b", "c"], 7)] {
+            let word = says(&ids, epoch);
+            assert_eq!(believed.judge(&word), Ok(()), "the first one is, and then who is known");
+            believed = Believed::of(&word);
+        }
+        let refused = |ids: &[&str], epoch| believed.judge(&says(ids, epoch)).unwrap_err();
+        assert!(refused(&["b", "c"], 6).contains("old"));
+        assert!(refused(&["x", "y"], 9).contains("another cluster"));
+    }
+
+    #[test]
+    fn a_cluster_was_made_anew_if_most_of_its_nodes_belong_to_one_other() {
+        let believed = Believed::of(&says(&["a", "b", "c"], 7));
+        let serves = |ids: &[&str], epoch| {
+            let node = Endpoint::local(1);
+            let replicas = Vec::new();
+            let shard = Shard {
+                primary: node,
+                replicas,
+            };
+            Word {
+                ranges: vec![(0, 16383, shard)],
+                ..says(ids, epoch)
+            }
+        };
+        let anew = |words: &[Word], asked| believed.made_anew(words.to_vec(), asked).map(|word| word.epoch);
+        assert_eq!(anew(&[serves(&["x", "y"], 1), serves(&["y", "x"], 2)], 3), Some(2));
+        assert_eq!(
+            anew(&[serves(&["x", "y"], 1)], 3),
+            None,
+            "an address may be another's by now"
         );
-        assert!(
-            believed
-                .judge(says(&["x", "y"], 9))
-                .is_err_and(|said| said.contains("another cluster"))
+        assert_eq!(
+            anew(&[serves(&["x"], 1), serves(&["y"], 2)], 2),
+            None,
+            "they do not know each other yet"
+        );
+        assert_eq!(
+            anew(&[says(&["x"], 1), says(&["x"], 1)], 2),
+            None,
+            "it serves nothing yet"
+        );
+        assert_eq!(
+            anew(&[serves(&["a", "b"], 1), serves(&["a", "b"], 1)], 2),
+            None,
+            "cut off, all of them"
         );
     }
 

@@ -251,7 +251,7 @@ fn proxy_length(proxy: &Proxy, key: &str) -> i64 {
 }
 
 /// What `/readyz` says: status and text.
-fn readiness(proxy: &Proxy) -> (u16, String) {
+pub fn readiness(proxy: &Proxy) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.admin_port())).unwrap();
     stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();

@@ -35,6 +35,7 @@ mod replicas;
 mod scripts;
 mod sentinel;
 mod servers;
+mod shapes;
 mod slow;
 mod tls;
 mod tour;

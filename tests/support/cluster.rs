@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::certificates::Certificates;
 use super::{Client, RedisServer, Relay, Reply, free_port, wait_until};
 
 pub const SLOTS: usize = 16384;
@@ -15,7 +16,68 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// To each node, if it is known by that address alone.
     pub lines: Vec<Relay>,
+    shape: Shape,
+}
+
+/// How its nodes are reached.
+#[derive(Clone)]
+pub struct Shape {
+    host: String,
+    /// What seeds call that host.
+    name: String,
+    /// Further ones, as redis-server takes them: `&["--cluster-require-full-coverage", "no"]`.
     arguments: Vec<String>,
+    /// Of TLS, name and value; empty: there is none.
+    tls: Vec<(String, String)>,
+}
+
+impl Shape {
+    pub fn with(arguments: &[&str]) -> Shape {
+        Shape {
+            host: "127.0.0.1".to_owned(),
+            name: "127.0.0.1".to_owned(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            tls: Vec::new(),
+        }
+    }
+
+    pub fn at(self, host: &str) -> Shape {
+        let name = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        let host = host.to_owned();
+        Shape { host, name, ..self }
+    }
+
+    pub fn named(self, name: &str) -> Shape {
+        let name = name.to_owned();
+        Shape { name, ..self }
+    }
+
+    /// Clients and the nodes among themselves: nothing else is taken.
+    pub fn over_tls(self, certificates: &Certificates) -> Shape {
+        let mut tls = certificates.server_settings(0);
+        tls.retain(|(name, _)| name != "tls-port");
+        tls.push(("tls-cluster".to_owned(), "yes".to_owned()));
+        Shape { tls, ..self }
+    }
+
+    /// All that a node on that port is started with.
+    fn arguments_on(&self, port: u16) -> Vec<String> {
+        let mut all = self.arguments.clone();
+        if !self.tls.is_empty() {
+            all.extend(["--port", "0", "--tls-port"].map(str::to_owned));
+            all.push(port.to_string());
+        }
+        let tls = self
+            .tls
+            .iter()
+            .map(|(name, value)| [format!("--{name}"), value.clone()]);
+        all.extend(tls.flatten());
+        all
+    }
 }
 
 pub struct Node {
@@ -42,16 +104,34 @@ impl Cluster {
         Self::start_with(primaries, replicas_each, &[])
     }
 
-    /// Further arguments as redis-server takes them: `&["--cluster-require-full-coverage", "no"]`.
+    /// Further arguments as redis-server takes them.
     pub fn start_with(primaries: usize, replicas_each: usize, arguments: &[&str]) -> Cluster {
-        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let nodes = (0..primaries * (1 + replicas_each)).map(|_| Node::start(&arguments));
+        Self::start_as(primaries, replicas_each, Shape::with(arguments))
+    }
+
+    pub fn start_as(primaries: usize, replicas_each: usize, shape: Shape) -> Cluster {
+        let nodes = (0..primaries * (1 + replicas_each)).map(|_| Node::start(&shape));
         let cluster = Cluster {
             nodes: nodes.collect(),
             lines: Vec::new(),
-            arguments,
+            shape,
         };
-        for (index, node) in cluster.nodes.iter().enumerate() {
+        cluster.form(primaries);
+        cluster
+    }
+
+    /// The nodes forget all that they have and know, themselves too, and form another cluster, of primaries alone.
+    pub fn form_anew(&mut self) {
+        for node in &mut self.nodes {
+            node.call("FLUSHALL");
+            node.call("CLUSTER RESET HARD");
+            node.id = node.call("CLUSTER MYID").text();
+        }
+        self.form(self.nodes.len());
+    }
+
+    fn form(&self, primaries: usize) {
+        for (index, node) in self.nodes.iter().enumerate() {
             // Equal epochs would first have to be told apart by the nodes themselves.
             node.call(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1));
             if index < primaries {
@@ -59,19 +139,18 @@ impl Cluster {
                 node.call(&format!("CLUSTER ADDSLOTSRANGE {first} {}", next - 1));
             }
             if index > 0 {
-                node.meet(&cluster.nodes[0]);
+                node.meet(&self.nodes[0]);
             }
         }
-        cluster.wait_until_all_know_all();
-        for (index, replica) in cluster.nodes.iter().enumerate().skip(primaries) {
-            replica.replicate(&cluster.nodes[(index - primaries) % primaries]);
+        self.wait_until_all_know_all();
+        for (index, replica) in self.nodes.iter().enumerate().skip(primaries) {
+            replica.replicate(&self.nodes[(index - primaries) % primaries]);
         }
-        for replica in &cluster.nodes[primaries..] {
+        for replica in &self.nodes[primaries..] {
             replica.wait_until_it_follows();
         }
-        cluster.wait_until_it_serves();
-        cluster.wait_until_replicas_are_known();
-        cluster
+        self.wait_until_it_serves();
+        self.wait_until_replicas_are_known();
     }
 
     /// Primaries alone, each of them behind a line: there it is found by all but the other nodes, which speak with each
@@ -98,7 +177,7 @@ impl Cluster {
         let up = (0..self.nodes.len()).filter(|index| !self.nodes[*index].down);
         let address = |index: usize| match self.lines.get(index) {
             Some(line) => line.address(),
-            None => self.nodes[index].server.address(),
+            None => format!("{}:{}", self.shape.name, self.nodes[index].server.port()),
         };
         let seeds: Vec<_> = up.map(|index| format!("{:?}", address(index))).collect();
         format!("[{}]", seeds.join(", "))
@@ -208,7 +287,16 @@ impl Cluster {
             if keys.items().is_empty() {
                 return;
             }
-            let head = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "REPLACE", "KEYS"];
+            let head = [
+                "MIGRATE",
+                self.nodes[to].server.host(),
+                &port,
+                "",
+                "0",
+                "5000",
+                "REPLACE",
+                "KEYS",
+            ];
             let head = head.iter().map(|word| word.as_bytes());
             let words: Vec<&[u8]> = head.chain(keys.items().iter().map(Reply::bytes)).collect();
             let moved = source.call(&words); // NOKEY: they went by themselves meanwhile
@@ -234,7 +322,7 @@ impl Cluster {
 
     /// A new node without slots; its index.
     pub fn add_node(&mut self) -> usize {
-        let node = Node::start(&self.arguments);
+        let node = Node::start(&self.shape);
         let known = self.up().next().expect("a node is up");
         node.meet(known);
         self.nodes.push(node);
@@ -295,16 +383,16 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(arguments: &[String]) -> Node {
-        let bus = free_port().to_string();
+    fn start(shape: &Shape) -> Node {
+        let (port, bus) = (free_port(), free_port().to_string());
         let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
         all.extend(["--cluster-node-timeout", NODE_TIMEOUT]);
         all.extend(["--cluster-allow-replica-migration", "no"]);
         // A replica that a loaded machine has kept from its primary for long is elected all the same.
         all.extend(["--cluster-replica-validity-factor", "0"]);
         all.extend(["--appendonly", "yes", "--repl-diskless-sync-delay", "0"]);
-        all.extend(arguments.iter().map(String::as_str));
-        let server = RedisServer::start_with(&all);
+        let all = all.into_iter().map(str::to_owned).chain(shape.arguments_on(port));
+        let server = RedisServer::start_on(&shape.host, port, all.collect());
         let id = server.client().run("CLUSTER MYID").text();
         Node {
             server,
@@ -367,7 +455,8 @@ impl Node {
 
     fn meet(&self, other: &Node) {
         let bus = other.call("CONFIG GET cluster-port").field("cluster-port").text();
-        self.call(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.server.port()));
+        let (host, port) = (other.server.host(), other.server.port());
+        self.call(&format!("CLUSTER MEET {host} {port} {bus}"));
     }
 
     pub fn replicate(&self, primary: &Node) {

@@ -10,9 +10,12 @@ use super::certificates::Certificates;
 use super::process::Process;
 use super::{Client, PATIENCE, Reply, free_port, wait_until};
 
+const LOOPBACK: &str = "127.0.0.1";
+
 pub struct RedisServer {
     process: Process, // before `dir`: fields are dropped in this order, and the server goes before its files
     dir: TempDir,
+    host: String,
     port: u16,
     arguments: Vec<String>,
 }
@@ -24,7 +27,8 @@ impl RedisServer {
 
     /// Further arguments as redis-server takes them: `&["--appendonly", "yes"]`.
     pub fn start_with(arguments: &[&str]) -> RedisServer {
-        Self::start_on(free_port(), arguments.iter().map(|a| a.to_string()).collect())
+        let arguments = arguments.iter().map(|a| a.to_string()).collect();
+        Self::start_on(LOOPBACK, free_port(), arguments)
     }
 
     /// Its port takes TLS alone, from those who show a certificate.
@@ -33,18 +37,20 @@ impl RedisServer {
         let settings = certificates.server_settings(port);
         let settings = settings.into_iter().map(|(name, value)| [format!("--{name}"), value]);
         let arguments = [["--port".to_owned(), "0".to_owned()]].into_iter().chain(settings);
-        Self::start_on(port, arguments.flatten().collect())
+        Self::start_on(LOOPBACK, port, arguments.flatten().collect())
     }
 
-    fn start_on(port: u16, arguments: Vec<String>) -> RedisServer {
+    /// At an address of the loopback's, which may be `::1`.
+    pub fn start_on(host: &str, port: u16, arguments: Vec<String>) -> RedisServer {
         let dir = tempfile::Builder::new()
             .prefix("redis-")
             .tempdir()
             .expect("a temporary directory");
-        let process = launch(dir.path(), port, &arguments);
+        let process = launch(dir.path(), host, port, &arguments);
         let mut server = RedisServer {
             process,
             dir,
+            host: host.to_owned(),
             port,
             arguments,
         };
@@ -57,7 +63,14 @@ impl RedisServer {
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     pub fn port(&self) -> u16 {
@@ -96,7 +109,7 @@ impl RedisServer {
     /// Starts it again after `kill`, with the addresses and the directory it had.
     pub fn restart(&mut self) {
         self.kill();
-        self.process = launch(self.dir.path(), self.port, &self.arguments);
+        self.process = launch(self.dir.path(), &self.host, self.port, &self.arguments);
         self.wait_until_ready();
     }
 
@@ -126,11 +139,11 @@ impl RedisServer {
     }
 }
 
-fn launch(dir: &Path, port: u16, arguments: &[String]) -> Process {
+fn launch(dir: &Path, host: &str, port: u16, arguments: &[String]) -> Process {
     let mut command = Command::new("redis-server");
     command
         .current_dir(dir)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--port", &port.to_string(), "--bind", host])
         .args([
             "--unixsocket",
             "redis.sock",

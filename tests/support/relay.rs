@@ -102,6 +102,12 @@ impl Relay {
         self.order(|lines| lines.leads_nowhere = true);
     }
 
+    /// New connections lead there, as when a name comes to stand for another machine. Those that are there go on.
+    pub fn turn_to(&self, target: &str) {
+        let target = target.parse().expect("an address and a port");
+        self.order(move |lines| lines.target = target);
+    }
+
     /// Resets every connection, whatever it holds.
     pub fn reset(&self) {
         self.order(|lines| lines.lines.drain(..).for_each(Line::reset));
