@@ -3,12 +3,12 @@
 //!
 //! 1. It reads the table of the queues that have repeated jobs, now and then, and at once when one is added, of which all keepers
 //!    are told (`crontab.lua`). A queue that is new there, or has changed, is asked what is due.
-//! 2. When a queue's time has come it asks again: what is due comes with its words, and goes into the queue's next batch, a push
-//!    that is made by the proxy that comes first (`batch.lua`). So a tick costs the first proxy two calls, and another, which finds
-//!    nothing due any more, one.
+//! 2. When a queue's time has come it asks again: what is due comes with its words, and goes into the next batch of the partition
+//!    where such a push belongs; it is made by the proxy that comes first (`batch.lua`). So a tick costs the first proxy two calls,
+//!    and another, which finds nothing due any more, one. Partition 0 is told in a third one of a tick that went elsewhere.
 //! 3. A queue that has none left is forgotten, in the table too.
 //!
-//! What a proxy could not do, because Redis was away or out of memory, it does when it reads the table the next time.
+//! What a proxy could not do, because Redis refused or was out of memory, it tries again after a moment.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -91,10 +91,14 @@ impl Crons {
         self.read_at = now;
     }
 
-    /// A call failed.
-    pub fn failed(&mut self, now: Instant) {
-        self.reading = false;
-        self.read_at = now + RETRY;
+    /// A call about that queue, or about the table, failed.
+    pub fn failed(&mut self, queue: &QueueName, now: Instant) {
+        if *queue == QueueName::of_crontab() {
+            self.reading = false;
+            self.read_at = now + RETRY;
+        } else {
+            self.expect(queue, Some(now + RETRY));
+        }
     }
 
     /// The whole table, queues and their versions. Those that are to be asked.
@@ -184,11 +188,12 @@ mod tests {
         let now = Instant::now();
         let mut crons = Crons::new(now);
         crons.wants(now);
-        crons.read(table(&[("a", "1")]));
-        crons.failed(now);
+        crons.failed(&QueueName::of_crontab(), now);
         assert_eq!(crons.next(), Some(now + RETRY));
-        crons.wants(now + RETRY);
-        assert_eq!(crons.read(table(&[("a", "1")])), [Wants::Due(queue("a"))]);
+        assert_eq!(crons.wants(now + RETRY), [Wants::Table]);
+        crons.read(table(&[("a", "1")]));
+        crons.failed(&queue("a"), now);
+        assert_eq!(crons.wants(now + RETRY), [Wants::Due(queue("a"))]);
         assert_eq!(
             crons.expect(&queue("a"), None),
             Some(Wants::Forget(queue("a"), "1".into()))

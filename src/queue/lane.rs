@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::id::Origin;
-use super::operation::{Operation, Priority, QueueName};
+use super::operation::{Operation, Priority, Push, QueueName};
 use super::pace::Pace;
 use super::recent::Recent;
 use super::single::Single;
@@ -99,9 +99,8 @@ impl Entry {
 
     fn bytes(&self) -> usize {
         match &self.work {
-            Work::Operation(Operation::Push(push)) => push.bytes(),
-            Work::Operation(Operation::Tick(tick)) => tick.push.bytes(),
             Work::Operation(Operation::Finish(finish)) => finish.result.len(),
+            Work::Operation(operation) => operation.push().map_or(0, Push::bytes),
             _ => 0,
         }
     }
@@ -115,8 +114,8 @@ pub enum To {
     ManyIds(Asker),
     /// A pop: what it found decides what happens next.
     Pop(Asker),
-    /// What watches over repeated jobs ([`super::crons`]).
-    Keeper,
+    /// What watches over repeated jobs ([`super::crons`]), about those of that queue.
+    Keeper(QueueKey),
     /// One part of a client's request, the others of which are in other lanes.
     Part(FanKey, Option<ClientKey>),
     /// Nobody: jobs that go back.
@@ -128,7 +127,7 @@ impl To {
         match self {
             Self::Asker(asker) | Self::ManyIds(asker) | Self::Pop(asker) => Some(asker.client),
             Self::Part(_, client) => client,
-            Self::Keeper | Self::Nobody => None,
+            Self::Keeper(_) | Self::Nobody => None,
         }
     }
 }
@@ -527,7 +526,7 @@ impl Lane {
 fn readied(operation: &Operation) -> usize {
     match operation {
         Operation::Push(push) => push.payloads.len(),
-        Operation::Tick(tick) => tick.push.payloads.len(),
+        Operation::Tick(tick) => tick.push.as_ref().map_or(0, |push| push.payloads.len()),
         Operation::Return(returns) => returns.len(),
         Operation::Nack(nack) => nack.claims.len(),
         Operation::Lapse(claims) => claims.len(),
@@ -552,8 +551,10 @@ impl Batch {
 
     fn weigh(&mut self, operation: &Operation) {
         let (jobs, bytes) = match operation {
-            Operation::Push(push) => (2 * push.payloads.len(), push.bytes()),
-            Operation::Tick(tick) => (2 * tick.push.payloads.len(), tick.push.bytes()),
+            Operation::Push(_) | Operation::Tick(_) => {
+                let pushed = operation.push();
+                pushed.map_or((0, 0), |push| (2 * push.payloads.len(), push.bytes()))
+            }
             Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
             Operation::Finish(finish) => (finish.claims.len(), finish.result.len()),
             Operation::Nack(nack) => (nack.claims.len(), 0),

@@ -152,7 +152,8 @@ pub struct Push {
     pub options: JobOptions,
 }
 
-/// A repeated job is due: it is pushed, unless another proxy has done so.
+/// A repeated job is due: it is pushed, unless another proxy has done so. In partition 0 that goes with noting which tick is the
+/// next; another one pushes only, and then partition 0 is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tick {
     /// Whose.
@@ -160,7 +161,10 @@ pub struct Tick {
     /// Unix ms of this tick, and of the next; `None`: there is none.
     pub at: u64,
     pub next: Option<u64>,
-    pub push: Push,
+    /// The partition that the next one goes to.
+    pub then: u16,
+    /// `None`: that was done.
+    pub push: Option<Push>,
 }
 
 /// One queue's part of a `QPOP` or `QMPOP`.
@@ -246,7 +250,7 @@ impl Operation {
     pub fn push(&self) -> Option<&Push> {
         match self {
             Self::Push(push) => Some(push),
-            Self::Tick(tick) => Some(&tick.push),
+            Self::Tick(tick) => tick.push.as_ref(),
             _ => None,
         }
     }

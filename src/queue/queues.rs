@@ -578,7 +578,7 @@ fn is_late(pops: &Pops, to: &To, since: Instant, deadline: Instant) -> bool {
                 !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
             }),
             To::Asker(_) | To::ManyIds(_) | To::Part(..) => true,
-            To::Keeper | To::Nobody => false,
+            To::Keeper(_) | To::Nobody => false,
         }
 }
 

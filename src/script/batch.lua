@@ -13,7 +13,9 @@
 --   l n name×n                         leases that end now, with their worker's connection (BOUND)
 --   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it; 2 if it is no delivery that
 --                                      comes back but a job that Redis lost, which is pushed again
---   c name tick next run               a tick of QCRON, if nobody has made it yet: the run is its push; next: empty if it is the last
+--   c name tick next place run         a tick of QCRON, if nobody has made it yet: the run is its push, 0 if that was made elsewhere;
+--                                      next: empty if it is the last, else place is the partition that the next one goes to; a
+--                                      dash where it is only pushed: the repeated jobs are those of partition 0
 --   p n letter start ttl options (suffix payload)×n
 --                                      pushes of one kind; start: empty, +ms or =unix ms; options: a MessagePack map,
 --                                      or empty
@@ -316,17 +318,36 @@ end
 local heard = at > 7 -- something of them
 
 -- Ticks of QCRON: who comes first makes it, in the step that pushes its job; the others push nothing. Out of memory nobody does.
+-- One that belongs to another partition than 0 is pushed there, if it is later than the last one there, and then partition 0
+-- goes on to the next. Whoever finds that this was not done does both again; what was pushed is not pushed twice.
+local TICKED = 2592000000 -- ms for which another partition remembers a last tick
 local made = {}
 while ARGV[at] == 'c' do
-  local name, tick, following, its_run = unpack(ARGV, at + 1, at + 4)
-  at = at + 5
-  if call('ZSCORE', ticks, name) ~= tick then
+  local name, tick, following, place, its_run = unpack(ARGV, at + 1, at + 5)
+  local is_first
+  at = at + 6
+  if following == '-' then
+    is_first = tonumber(call('HGET', cron, 'l' .. name) or 0) < tonumber(tick)
+  else
+    is_first = call('ZSCORE', ticks, name) == tick
+  end
+  call('HDEL', stats, '') -- a first write that takes no memory
+  if not is_first then
     made[tonumber(its_run)] = true
-  elseif following == '' then
-    call('HDEL', cron, 'w' .. name, 'l' .. name)
+  elseif pushed ~= 'OOM' and following == '-' then
+    for _, old in ipairs(call('ZRANGEBYSCORE', ticks, '-inf', now - TICKED, 'LIMIT', 0, 10)) do
+      call('HDEL', cron, 'l' .. old)
+      call('ZREM', ticks, old)
+    end
+    call('HSET', cron, 'l' .. name, tick)
+    call('ZADD', ticks, now, name)
+    call('PEXPIRE', cron, TICKED)
+    call('PEXPIRE', ticks, TICKED)
+  elseif pushed ~= 'OOM' and following == '' then
+    call('HDEL', cron, 'w' .. name, 'l' .. name, 'p' .. name)
     call('ZREM', ticks, name)
   elseif pushed ~= 'OOM' then
-    call('HSET', cron, 'l' .. name, tick)
+    call('HSET', cron, 'l' .. name, tick, 'p' .. name, place)
     call('ZADD', ticks, following, name)
   end
 end

@@ -65,7 +65,7 @@ pub enum Outcome {
     Paused,
     /// This job holds the unique key; nothing was stored.
     Duplicate(LocalId),
-    /// Another proxy has made this tick.
+    /// This tick was made, by another proxy or in another partition.
     Made,
     Acked(u32),
     Nacked(u32),
@@ -112,7 +112,7 @@ pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, bat
     write_wanted(&mut call, settings, pops.iter().map(|pop| u64::from(pop.count)).sum());
     call.word(waiting(batch, &pops).as_bytes());
     write_claims(&mut call, settings, batch);
-    write_ticks(&mut call, settings, batch.operations);
+    write_ticks(&mut call, partition, settings, batch.operations);
     if !settings.pause.push {
         write_pushes(&mut call, settings, batch.operations);
     }
@@ -334,19 +334,23 @@ fn push_runs<'a>(settings: &Settings, operations: &'a [Operation]) -> Vec<Run<'a
     runs
 }
 
-fn write_ticks(call: &mut Call, settings: &Settings, operations: &[Operation]) {
+fn write_ticks(call: &mut Call, partition: &Partition, settings: &Settings, operations: &[Operation]) {
     if !operations.iter().any(|operation| as_tick(operation).is_some()) {
         return;
     }
     let runs = push_runs(settings, operations);
     for tick in operations.iter().filter_map(as_tick) {
-        let is_its = |run: &Run| run.pushes.iter().any(|(_, push)| std::ptr::eq(*push, &tick.push));
-        let run = runs.iter().position(is_its).map_or(0, |at| at + 1);
+        let is_its = |(_, push): &(usize, &Push)| tick.push.as_ref().is_some_and(|its| std::ptr::eq(*push, its));
+        let run = runs.iter().position(|run| run.pushes.iter().any(is_its));
         call.word(b"c");
         call.word(&tick.name);
         call.number(tick.at);
-        call.number_or_empty(tick.next);
-        call.number(run as u64);
+        match partition.number {
+            0 => call.number_or_empty(tick.next),
+            _ => call.word(b"-"),
+        }
+        call.number(tick.then.into());
+        call.number(run.map_or(0, |at| at as u64 + 1));
     }
 }
 
@@ -459,7 +463,10 @@ impl Answer {
             Operation::Push(_) | Operation::Tick(_) if self.paused => Outcome::Paused,
             Operation::Push(_) | Operation::Tick(_) if self.stamp.as_ref() == b"OOM" => Outcome::OutOfMemory,
             Operation::Push(push) => self.of_push(push)?,
-            Operation::Tick(tick) => self.of_push(&tick.push)?,
+            Operation::Tick(tick) => tick
+                .push
+                .as_ref()
+                .map_or(Ok(Outcome::Made), |push| self.of_push(push))?,
             Operation::Ack(claims) => Outcome::Acked(self.counted(claims.len())),
             Operation::Finish(finish) => Outcome::Acked(self.counted(finish.claims.len())),
             Operation::Nack(nack) => Outcome::Nacked(self.counted(nack.claims.len())),

@@ -1,14 +1,14 @@
--- The repeated jobs of a queue: QCRON, and what the keeper of a proxy asks when one is due (src/queue/crons.rs). The push of a
--- tick itself is made by batch.lua.
+-- The repeated jobs of a queue: QCRON, and what the keeper of a proxy asks when one is due (src/queue/crons.rs). They are kept in
+-- partition 0. The push of a tick itself is made by batch.lua.
 --
 -- ARGV after the prelude's: what is asked, and its words:
 --   add name words tick   an entry: the words of the QCRON ADD, and the ms of its first tick
---   del name
+--   del name              also what another partition remembers of it
 --   list from             the entries from there on, a bounded number, by their next tick
 --   due                   those whose tick is due, a bounded number
 -- Returns now, next due or false, ready, more, then of add 1 or 0 (there are as many as may be), of del how many were removed; of
 -- list and due: the ms of the first tick that is not due or false, whether there are more (1 or 0), then for each entry name,
--- tick, words, last tick or false.
+-- tick, the partition that it goes to unless it belongs to a certain one, words, last tick or false.
 
 local ENTRIES = 1000 -- of a queue
 local TOLD, BYTES = 16, 262144 -- entries and bytes of one reply; a single one may have more
@@ -20,13 +20,13 @@ local function add()
     return 0
   end
   call('HSET', cron, 'w' .. name, ARGV[6])
-  call('HDEL', cron, 'l' .. name)
+  call('HDEL', cron, 'l' .. name, 'p' .. name)
   call('ZADD', ticks, ARGV[7], name)
   return 1
 end
 
 local function del()
-  call('HDEL', cron, 'w' .. name, 'l' .. name)
+  call('HDEL', cron, 'w' .. name, 'l' .. name, 'p' .. name)
   return call('ZREM', ticks, name)
 end
 
@@ -50,13 +50,14 @@ else
 end
 local bytes = 0
 for i = 1, #entries, 2 do
-  local words = call('HGET', cron, 'w' .. entries[i]) or ''
+  local words, place, last = unpack(call('HMGET', cron, 'w' .. entries[i], 'p' .. entries[i], 'l' .. entries[i]))
+  words = words or ''
   bytes = bytes + #words
   if i > 2 * TOLD or (i > 1 and bytes > BYTES) then
     reply[6] = 1
     break
   end
-  for _, part in ipairs({entries[i], tonumber(entries[i + 1]), words, call('HGET', cron, 'l' .. entries[i])}) do
+  for _, part in ipairs({entries[i], tonumber(entries[i + 1]), tonumber(place or 0), words, last}) do
     reply[#reply + 1] = part
   end
 end

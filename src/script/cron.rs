@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::call::Call;
 use super::{CallError, Partition, Scripts, Settings, Standing, open, unsigned};
-use crate::resp::reader::Reader;
+use crate::resp::reader::{BadReply, Reader};
 
 /// Repeated jobs of one queue, at most; `cron.lua` knows it too.
 pub const MAX_ENTRIES: u64 = 1000;
@@ -16,6 +16,8 @@ pub struct Entry {
     /// Unix ms: its next tick, and its last one.
     pub tick: u64,
     pub last: Option<u64>,
+    /// The partition that its next tick goes to, unless its options say which.
+    pub place: u16,
     /// The `QCRON ADD`, as it was sent.
     pub words: Bytes,
 }
@@ -81,20 +83,22 @@ pub fn told(reply: Bytes) -> Result<(Standing, Told), CallError> {
         more: reader.integer()? == 1,
         entries: Vec::new(),
     };
-    for _ in 0..left.saturating_sub(2) / 4 {
+    for _ in 0..left.saturating_sub(2) / 5 {
         told.entries.push(entry(&mut reader)?);
     }
     Ok((standing, told))
 }
 
 fn entry(reader: &mut Reader) -> Result<Entry, CallError> {
-    let (name, tick, words) = (reader.bulk()?, unsigned(reader.integer()?)?, reader.bulk()?);
+    let (name, tick) = (reader.bulk()?, unsigned(reader.integer()?)?);
+    let (place, words) = (reader.integer()?, reader.bulk()?);
     let last = reader.bulk_or_null()?;
     let last = last.and_then(|last| std::str::from_utf8(&last).ok()?.parse().ok());
     Ok(Entry {
         name,
         tick,
         last,
+        place: u16::try_from(place).map_err(|_| BadReply("a partition was due"))?,
         words,
     })
 }

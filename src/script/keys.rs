@@ -62,6 +62,7 @@ pub enum Channels {
 /// One partition of one queue, as one worker's lane addresses it.
 #[derive(Clone, Debug)]
 pub struct Partition {
+    pub number: u16,
     /// The cluster's slot of all its keys.
     pub slot: u16,
     /// What the worker has to listen to beside its one channel.
@@ -91,6 +92,7 @@ impl Partition {
         let caller = format!("{worker} {channels} {queue}/{}", place.number);
         let keys = |names: &mut dyn Iterator<Item = &str>| bulks(&mut names.map(|name| format!("{tag}:{name}")));
         Self {
+            number: place.number,
             slot: slot(tag.as_bytes()),
             channel,
             applied: 0,

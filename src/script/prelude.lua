@@ -30,8 +30,10 @@
 --                   allows the job that it holds back
 --   T:sift    list  what is left of a ready list that QCHECK takes apart, and T:sifted hash entry, nothing: see check.lua
 --   T:results hash  id → what QACK said came of it; T:result_ends zset  id, ms until which it is kept
---   T:cron    hash  w and the name of a repeated job → the words of its QCRON ADD, l and the name → ms of its last tick;
---                   T:ticks zset name, ms of its next tick. Only the calls that have to do with them are given these two.
+--   T:cron    hash  w and the name of a repeated job → the words of its QCRON ADD, l and the name → ms of its last tick, p and the
+--                   name → the partition that the next one goes to, if not here; T:ticks zset name, ms of its next tick. So in
+--                   partition 0. In the others T:cron has l alone: the last tick that was pushed there, and T:ticks since when it
+--                   is remembered. Only the calls that have to do with repeated jobs are given these two.
 --   T:lane:<worker> string  the last sequence applied and its outcome, for a while
 -- A job's state follows from where its id stands, and is written nowhere else: in leases, delayed or dead, otherwise
 -- in its ready list or behind its group.

@@ -97,6 +97,11 @@ impl Lane {
     }
 
     pub fn with_settings(bench: &Rc<Bench>, queue: &str, worker: &str, settings: Settings) -> Self {
+        Self::in_partition(bench, queue, 0, worker, settings)
+    }
+
+    pub fn in_partition(bench: &Rc<Bench>, queue: &str, number: u16, worker: &str, settings: Settings) -> Self {
+        let place = spread::Place { number, salt: None };
         let queue = QueueName::new(queue.as_bytes()).unwrap();
         let stream = UnixStream::connect(bench.redis.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -104,7 +109,7 @@ impl Lane {
             bench: Rc::clone(bench),
             settings,
             parked: false,
-            partition: Partition::new("q", &queue, spread::Place::default(), worker, Channels::One),
+            partition: Partition::new("q", &queue, place, worker, Channels::One),
             queue,
             stream,
             sequence: 0,

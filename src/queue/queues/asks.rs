@@ -93,12 +93,7 @@ impl Queues {
         self.open(queue, since);
         let known = &self.queues[queue as usize];
         let spread = known.settings.spread.as_ref();
-        if spread.is_some_and(|spread| spread.refuses(&push.options)) {
-            let line = format!(
-                "ERR UNIQUE and GROUP exclude each other in queue '{}', which has several partitions: the key is judged in one, \
-                 and the group in another",
-                known.name
-            );
+        if let Err(line) = known.admits(&push) {
             return self.refuse(to, line.into(), since);
         }
         let over = known.settings.compress_over;

@@ -1,5 +1,13 @@
 //! What the keeper of repeated jobs ([`crate::queue::crons`]) asks, and what becomes of the answers. A queue's repeated jobs are kept
-//! in its partition 0, and pushed there: who comes first makes a tick, in the step that pushes its job.
+//! in its partition 0.
+//!
+//! 1. A tick goes where a push with these options goes: to the partition of its group or key, else to the one that partition 0 has
+//!    noted for it, so that all proxies go to the same.
+//! 2. If that is partition 0, one step pushes the job and notes which tick is next. If not, the other partition pushes it, unless
+//!    it has pushed one of that name as late as this; then partition 0 notes the next. Between the two a proxy may die: then
+//!    the tick is still due, and whoever asks does both again.
+//! 3. What waits in a lane goes nowhere when the queue has other partitions than were thought: what is due is asked for again.
+//!    Else two proxies might push the same tick in two partitions.
 
 use std::time::Instant;
 
@@ -8,10 +16,14 @@ use bytes::Bytes;
 use super::{Queues, at_redis_time};
 use crate::queue::cron::Repeated;
 use crate::queue::crons::Wants;
-use crate::queue::lane::{Entry, LaneKey, To, Work};
+use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
 use crate::queue::operation::{Operation, QueueName, Tick};
 use crate::queue::single::{CronCall, News, Single};
-use crate::script::Standing;
+use crate::script::cron::{self, Told};
+use crate::script::{Outcome, Standing};
+
+/// A tick after which there is none is asked after so many ms later, so that it is not forgotten before it is made.
+const LAST: u64 = 1000;
 
 impl Queues {
     pub(super) fn push_single(&mut self, queue: &QueueName, single: Single, to: To, since: Instant) {
@@ -29,44 +41,105 @@ impl Queues {
                 let named = rows.filter_map(|(name, version)| Some((QueueName::new(&name)?, version)));
                 crons.read(named.collect())
             }
-            News::Due(told) => {
-                let mut soonest = told.soonest.into_iter().chain(told.more.then_some(standing.now)).min();
-                let lane = &mut self.lanes[key as usize];
-                for entry in told.entries {
-                    let Some(job) = Repeated::from_words(&entry.words) else {
-                        continue;
-                    };
-                    let next = job.schedule.following(entry.tick, standing.now);
-                    soonest = soonest.into_iter().chain(next).min();
-                    let mut push = job.push;
-                    push.payloads
-                        .iter_mut()
-                        .for_each(|payload| payload.pack(lane.settings.compress_over));
-                    let tick = Tick {
-                        name: entry.name,
-                        at: entry.tick,
-                        next,
-                        push,
-                    };
-                    lane.push(Entry {
-                        work: Work::Operation(Operation::Tick(Box::new(tick))),
-                        to: To::Keeper,
-                        since: now,
-                        pipelined: false,
-                    });
-                }
-                let due = soonest.map(|due| at_redis_time(due, standing.now, now));
-                let queue = lane.queue.clone();
-                crons.expect(&queue, due).into_iter().collect()
-            }
+            News::Due(told) => self.make_due(self.lanes[key as usize].of, told, standing, now),
         };
         self.ask_for_keeper(wants, now);
+    }
+
+    fn make_due(&mut self, queue: QueueKey, told: Told, standing: Standing, now: Instant) -> Vec<Wants> {
+        let mut soonest = told.soonest.into_iter().chain(told.more.then_some(standing.now)).min();
+        for entry in told.entries {
+            let next = self.make(queue, entry, standing.now, now);
+            soonest = soonest.into_iter().chain(next).min();
+        }
+        let due = soonest.map(|due| at_redis_time(due, standing.now, now));
+        let Some(crons) = &mut self.crons else {
+            return Vec::new();
+        };
+        crons
+            .expect(&self.queues[queue as usize].name, due)
+            .into_iter()
+            .collect()
+    }
+
+    /// A tick is due. When to ask for the next one.
+    fn make(&mut self, queue: QueueKey, entry: cron::Entry, redis_now: u64, now: Instant) -> Option<u64> {
+        let job = Repeated::from_words(&entry.words)?;
+        let next = job.schedule.following(entry.tick, redis_now);
+        self.open(queue, now);
+        let random = self.random();
+        let settings = &self.queues[queue as usize].settings;
+        let mut push = job.push;
+        push.payloads
+            .iter_mut()
+            .for_each(|payload| payload.pack(settings.compress_over));
+        let its = settings
+            .spread
+            .as_ref()
+            .and_then(|spread| spread.partition_of(&push.options));
+        let then = (random % u64::from(settings.active().max(1))) as u16;
+        let tick = Tick {
+            name: entry.name,
+            at: entry.tick,
+            next,
+            then,
+            push: Some(push),
+        };
+        self.enter_tick(queue, its.unwrap_or(entry.place), tick, now);
+        Some(next.unwrap_or(redis_now + LAST))
+    }
+
+    fn enter_tick(&mut self, queue: QueueKey, partition: u16, tick: Tick, now: Instant) {
+        let Some(lane) = self.lane_of(queue, partition) else {
+            return self.keeper_failed(queue, now);
+        };
+        let entry = Entry {
+            work: Work::Operation(Operation::Tick(Box::new(tick))),
+            to: To::Keeper(queue),
+            since: now,
+            pipelined: false,
+        };
+        self.enter(lane, entry);
+    }
+
+    /// What a tick came to.
+    pub(super) fn ticked(&mut self, key: LaneKey, tick: Tick, outcome: &Outcome, now: Instant) {
+        let lane = &self.lanes[key as usize];
+        let (queue, partition) = (lane.of, lane.origin.partition);
+        match (outcome, partition) {
+            (Outcome::OutOfMemory, _) => self.keeper_failed(queue, now),
+            (_, 0) if tick.next.is_none() => self.forget_ticks(queue, &tick.name, now),
+            (_, 0) => {}
+            _ => self.enter_tick(queue, 0, Tick { push: None, ..tick }, now),
+        }
+    }
+
+    /// Partition 0 has no such repeated job any more: what the others remember of it goes. Nobody waits for that, and what a
+    /// proxy that dies leaves goes by itself, after a while.
+    pub(super) fn forget_ticks(&mut self, queue: QueueKey, name: &Bytes, now: Instant) {
+        for lane in self.queues[queue as usize].lanes.clone().into_iter().skip(1) {
+            let single = Single::Cron(CronCall::Delete(name.clone()));
+            self.enter(lane, Entry::again(Work::Single(single), To::Nobody, now));
+        }
+    }
+
+    /// Ticks that wait in these lanes may have to go elsewhere.
+    pub(super) fn ask_for_ticks_again(&mut self, lanes: &[LaneKey], now: Instant) {
+        let is_tick = |entry: &Entry| matches!(entry.work, Work::Operation(Operation::Tick(_)));
+        for &key in lanes {
+            let lane = &mut self.lanes[key as usize];
+            if lane.waiting.iter().any(is_tick) {
+                lane.take_waiting(is_tick);
+                let queue = lane.queue.clone();
+                self.ask_for_keeper(vec![Wants::Due(queue)], now);
+            }
+        }
     }
 
     pub(super) fn ask_for_keeper(&mut self, wants: Vec<Wants>, now: Instant) {
         let crontab = QueueName::of_crontab();
         for wanted in wants {
-            let (queue, call) = match wanted {
+            let (name, call) = match wanted {
                 Wants::Table => {
                     let table = self.queue(&crontab);
                     self.want_ear(self.queues[table as usize].lanes[0]);
@@ -76,13 +149,14 @@ impl Queues {
                 Wants::Due(queue) => (queue, CronCall::Due),
                 Wants::Forget(queue, version) => (crontab.clone(), CronCall::Forget(queue, version)),
             };
-            self.push_single(&queue, Single::Cron(call), To::Keeper, now);
+            let to = To::Keeper(self.queue(&name));
+            self.push_single(&name, Single::Cron(call), to, now);
         }
     }
 
-    pub(super) fn keeper_failed(&mut self, now: Instant) {
+    pub(super) fn keeper_failed(&mut self, queue: QueueKey, now: Instant) {
         if let Some(crons) = &mut self.crons {
-            crons.failed(now);
+            crons.failed(&self.queues[queue as usize].name, now);
         }
     }
 }

@@ -123,7 +123,7 @@ impl Queues {
                 }
             }
             To::Part(fan, _) => self.part_done(fan, Err(line)),
-            To::Keeper => self.keeper_failed(now),
+            To::Keeper(queue) => self.keeper_failed(queue, now),
             To::Nobody => {}
         }
     }
@@ -135,7 +135,7 @@ impl Queues {
                 self.answer(asker, reply);
             }
             To::Part(fan, _) => self.part_done(fan, Ok(reply)),
-            To::Pop(_) | To::Keeper | To::Nobody => {}
+            To::Pop(_) | To::Keeper(_) | To::Nobody => {}
         }
     }
 
@@ -165,6 +165,10 @@ impl Queues {
                     if let Outcome::Pushed(ids) | Outcome::Unconfirmed(ids, _) = &outcome {
                         kept.extend(KeptJob::of(push, ids));
                     }
+                    self.settle(key, to, outcome);
+                }
+                (outcome, Operation::Tick(tick)) => {
+                    self.ticked(key, *tick, &outcome, now);
                     self.settle(key, to, outcome);
                 }
                 (outcome, _) => self.settle(key, to, outcome),
@@ -355,6 +359,9 @@ impl Queues {
         if let (true, Some(crons)) = (is_table_changed, &mut self.crons) {
             crons.changed(now);
         }
+        if let (0, Single::Cron(CronCall::Delete(name))) = (partition, &removes) {
+            self.forget_ticks(queue, name, now);
+        }
         self.note_removal(key, &removes);
         let lane = &self.lanes[key as usize];
         let soonest = lane.due.filter(|due| *due > now);
@@ -395,8 +402,12 @@ impl Queues {
         Ok(())
     }
 
-    /// What is to be stored of a change of the settings follows from those that hold. `Err`: why it cannot be.
+    /// What is to be stored of a change of the settings, or may be of a repeated job, follows from those that hold. `Err`: why it
+    /// cannot be.
     pub(super) fn revised(&self, queue: QueueKey, single: Single) -> Result<Single, String> {
+        if let Single::Cron(CronCall::Add { job, .. }) = &single {
+            self.queues[queue as usize].admits(&job.push)?;
+        }
         let Single::Configure { asked, stored: Some(_) } = single else {
             return Ok(single);
         };

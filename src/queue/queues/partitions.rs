@@ -31,7 +31,7 @@ use crate::asker::Asker;
 use crate::config::Config;
 use crate::queue::id::Origin;
 use crate::queue::lane::{Askers, Call, Entry, Lane, LaneKey, QueueKey, To, Trust, Work};
-use crate::queue::operation::{Claim, Operation, QueueName, Return};
+use crate::queue::operation::{Claim, Operation, Push, QueueName, Return};
 use crate::queue::parse::Ask;
 use crate::queue::reply::Reply;
 use crate::queue::single::Single;
@@ -89,6 +89,18 @@ impl PutOff {
 }
 
 impl Queue {
+    /// `Err`: why it does not.
+    pub fn admits(&self, push: &Push) -> Result<(), String> {
+        match &self.settings.spread {
+            Some(spread) if spread.refuses(&push.options) => Err(format!(
+                "ERR UNIQUE and GROUP exclude each other in queue '{}', which has several partitions: the key is judged in one, \
+                 and the group in another",
+                self.name
+            )),
+            _ => Ok(()),
+        }
+    }
+
     pub fn has_put_off(&self) -> bool {
         !self.put_off.is_empty()
     }
@@ -167,6 +179,8 @@ impl Queues {
             return self.list(key);
         }
         lane.take_back(call, to);
+        self.ask_for_ticks_again(&[key], now);
+        let lane = &mut self.lanes[key as usize];
         if lane.retired {
             return self.scatter(key, now);
         }
@@ -202,6 +216,7 @@ impl Queues {
 
     /// Partition 0 has other settings than this worker knew.
     pub(super) fn adopt(&mut self, queue: QueueKey, changed: Changed, now: Instant) {
+        self.ask_for_ticks_again(&self.queues[queue as usize].lanes.clone(), now);
         let name = self.queues[queue as usize].name.clone();
         let settings = self.with_overrides(&name, changed.version, &changed.overrides);
         let old = std::mem::replace(&mut self.queues[queue as usize].settings, settings.clone());

@@ -399,7 +399,14 @@ impl Twins {
                 let at = self.model.ticks.get(&name).copied()?;
                 let at = at - u64::from(is_old);
                 let next = next.map(|after| at + after);
-                Operation::Tick(Box::new(Tick { name, at, next, push }))
+                let push = Some(push);
+                Operation::Tick(Box::new(Tick {
+                    name,
+                    at,
+                    next,
+                    then: 0,
+                    push,
+                }))
             }
             Wish::Lapse(picks) => {
                 let claims = self.claims(&picks);
