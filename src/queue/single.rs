@@ -68,7 +68,8 @@ pub enum Single {
         whom: Revive,
         revived: u64,
     },
-    /// `noted`: by this very request it stands in partition 0 that the queue is being dropped.
+    /// `noted`: it stood in partition 0 that the queue is being dropped. What is left of that is done, and a queue that was made
+    /// since stays.
     Drop {
         noted: bool,
     },
@@ -161,7 +162,7 @@ impl Single {
                 state: *state,
                 removed: 0,
             }),
-            Self::Drop { .. } => Elsewhere::Too(Self::DropPart {
+            Self::Drop { .. } if settings.dropping => Elsewhere::Too(Self::DropPart {
                 version: settings.version.clone(),
             }),
             Self::Peek {
@@ -249,13 +250,13 @@ impl Single {
             }
             Self::Witness => look::settings(scripts, partition, settings),
             Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
+            Self::Drop { noted } if *noted || settings.dropping => look::stats(scripts, partition, settings),
             Self::Drop { .. } if settings.spread.is_none() => mend::drop(scripts, partition, settings, sequence),
             // Before anything is gone it is known that all is to go: who dies on the way leaves no half of a queue.
-            Self::Drop { .. } if !settings.dropping => {
+            Self::Drop { .. } => {
                 let changes = [(DROPPING, "1".to_owned())];
                 mend::configure(scripts, partition, settings, sequence, &changes)
             }
-            Self::Drop { .. } => look::stats(scripts, partition, settings),
             Self::DropPart { version } => mend::drop_as_of(scripts, partition, settings, sequence, version),
             Self::Check { place, repair } => check::check(scripts, partition, settings, *place, *repair),
             Self::Cron(call) => call.encode(scripts, partition, settings, sequence),
@@ -293,17 +294,17 @@ impl Single {
             Self::Open(_) | Self::Copy { .. } | Self::Restore { .. } => {
                 Ok((mend::configured(reply)?, Step::Done(Reply::Ok)))
             }
-            Self::Drop { .. } if settings.spread.is_some() && !settings.dropping => {
-                Ok((mend::configured(reply)?, Step::Again(Self::Drop { noted: true })))
-            }
-            Self::Drop { .. } if settings.spread.is_some() => {
+            // If another proxy was faster, the queue was there all the same.
+            Self::Drop { noted } if noted || settings.dropping => {
                 Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Integer(1))))
             }
-            // If another proxy was faster, the queue was there all the same.
+            Self::Drop { .. } if settings.spread.is_some() => {
+                Ok((mend::configured(reply)?, Step::Again(Self::Drop { noted: true })))
+            }
             Self::DropPart { .. } => Ok((mend::counted(reply)?.0, Step::Done(Reply::Integer(1)))),
-            Self::Drop { noted } => {
+            Self::Drop { .. } => {
                 let (standing, dropped) = mend::counted(reply)?;
-                Ok((standing, Step::Done(Reply::Integer(i64::from(noted || dropped > 0)))))
+                Ok((standing, Step::Done(Reply::Integer(dropped as i64))))
             }
             Self::Job(_) => {
                 let (standing, view) = look::job_reply(reply)?;

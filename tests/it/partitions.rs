@@ -2,9 +2,11 @@
 //! what stays in order, how bounds are shared, and what is left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::load::{Load, Mix};
 use crate::support::cluster::Cluster;
+use crate::support::relay::{Relay, Way};
 use crate::support::{Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
 /// A proxy whose queues have three partitions from their first push on.
@@ -423,6 +425,36 @@ fn dropping_a_queue_leaves_nothing_and_its_ids_name_nothing() {
         stale.call(&["QPUSH", "q", &format!("again {round}")]);
         assert_eq!(waiting.receive().items()[2].text(), format!("again {round}"));
         client.run("QDROP q");
+    }
+}
+
+/// Two proxies that are far from Redis come to the same drop, one as it was asked for that, the other as it met the note of it. What
+/// was pushed since is another queue's.
+#[test]
+fn a_drop_that_two_proxies_finish_takes_nothing_that_was_pushed_since() {
+    let redis = RedisServer::start();
+    let line = Relay::to(&redis.address());
+    line.delay(Way::Down, Duration::from_millis(15));
+    let address = format!("{:?}", line.address());
+    let far = || {
+        let plan = Proxy::before(&redis).set("queues.\"*\".partitions", "3");
+        plan.set("upstream.address", &address).start()
+    };
+    let (one, two, near) = (far(), far(), proxy(&redis));
+    let (mut dropper, mut meeter, mut client) = (one.client(), two.client(), near.client());
+    for round in 0..20 {
+        push_many(&mut client, "q", 0..9);
+        dropper.run("QLEN q");
+        dropper.send(&["QDROP", "q"]);
+        for _ in 0..round % 5 {
+            meeter.run("QLEN q");
+        }
+        meeter.send(&["QLEN", "q"]);
+        assert_eq!(dropper.receive().integer(), 1, "there was one");
+        let id = client.call(&["QPUSH", "q", "new"]).text();
+        meeter.receive();
+        meeter.run("QLEN q");
+        assert!(!client.call(&["QJOB", "q", &id]).is_null(), "round {round}");
     }
 }
 

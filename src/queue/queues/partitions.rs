@@ -479,7 +479,7 @@ impl Queues {
             return;
         }
         lane_0.push_front(Entry::again(
-            Work::Single(Single::Drop { noted: false }),
+            Work::Single(Single::Drop { noted: true }),
             To::Nobody,
             now,
         ));

@@ -104,7 +104,7 @@ impl Queues {
         let before = recent.bytes();
         match single {
             Single::Delete { jobs, .. } => jobs.iter().for_each(|job| recent.ended(*job)),
-            Single::Purge { .. } | Single::Drop { .. } | Single::DropPart { .. } => recent.clear(),
+            Single::Purge { .. } | Single::Drop { noted: false } | Single::DropPart { .. } => recent.clear(),
             _ => return,
         }
         self.recent = self.recent + recent.bytes() - before;
