@@ -5,7 +5,7 @@
 //!    soon after the last that has something to say: one may have gone with the machine of the primary.
 //! 2. A sentinel that knows the master names the others, and they are asked from then on too.
 //! 3. A round each second; as soon as a worker doubts the primary, one at once and then ten a second for a while. So too
-//!    when a sentinel tells of an event (`+switch-master`, `+sdown` …): events are only a reason to ask, as one may be missed.
+//!    when a sentinel tells of an event (`+promoted-slave`, `+sdown` …): events are only a reason to ask, as one may be missed.
 //!
 //! Whether the primary says that it is one is seen by each connection to it (`ROLE`, [`super::link`]).
 
@@ -32,6 +32,17 @@ const HURRY_FOR: Duration = Duration::from_secs(5);
 const HURRY_PATIENCE: Duration = Duration::from_millis(250);
 /// And for no longer than this when another one has answered.
 const HURRY_REST: Duration = Duration::from_millis(50);
+/// `+promoted-slave` is told by the sentinel that leads an election, as soon as it names the new primary; `+switch-master` by
+/// the others when they have heard of it, and by itself when the replicas follow. Of an election that an operator ordered
+/// there is no other word.
+const EVENTS: &[&str] = &[
+    "+promoted-slave",
+    "+switch-master",
+    "+sdown",
+    "-sdown",
+    "+odown",
+    "-odown",
+];
 /// Sentinels remembered beside the configured ones; a sane set has 3 to 7.
 pub const MAX_LEARNED: usize = 32;
 
@@ -94,7 +105,11 @@ async fn listen(sentinel: Endpoint, settings: Sentinels, heard: Rc<Notify>) {
 async fn hear(sentinel: &Endpoint, settings: &Sentinels, heard: &Notify) -> Result<(), String> {
     let lost = |error: LinkError| error.in_full();
     let stream = enter(sentinel, settings).await?;
-    let words = ["SUBSCRIBE", "+switch-master", "+sdown", "-sdown", "+odown", "-odown"].map(str::to_owned);
+    let words: Vec<_> = ["SUBSCRIBE"]
+        .iter()
+        .chain(EVENTS)
+        .map(|word| (*word).to_owned())
+        .collect();
     let mut frames = Frames::of(&stream, &words).await.map_err(lost)?;
     loop {
         let event = frames.next().await.map_err(lost)?;
