@@ -205,6 +205,11 @@ impl Config {
     pub fn queue(&self, name: &[u8]) -> QueueSettings {
         self.queues.settings(name)
     }
+
+    /// The queues that ask for the most replicas, by their pattern, and how many these are.
+    pub fn most_replicas(&self) -> Option<(&str, u64)> {
+        self.queues.most_replicas()
+    }
 }
 
 impl fmt::Debug for User {

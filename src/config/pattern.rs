@@ -43,6 +43,17 @@ impl Patterns {
         }
     }
 
+    /// The table that asks for the most replicas, and how many these are.
+    pub fn most_replicas(&self) -> Option<(&str, u64)> {
+        let asked = self
+            .0
+            .iter()
+            .filter_map(|(name, table)| Some((name.as_str(), table.replicas?.0)));
+        asked
+            .filter(|(_, replicas)| *replicas > 0)
+            .max_by_key(|(_, replicas)| *replicas)
+    }
+
     fn find<T>(&self, queue: &[u8], key: impl Fn(&Queue) -> Option<T>) -> Option<T> {
         let fitting = self.0.iter().filter(|(pattern, _)| fits(pattern.as_bytes(), queue));
         fitting.map(|(_, table)| table).find_map(key)

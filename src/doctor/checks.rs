@@ -1,6 +1,8 @@
 //! The checks, one table: what is looked at, and what is said of it. Pure: all that it knows is [`Facts`].
 //! docs/operations.md explains each by its name.
 
+use std::collections::HashMap;
+
 use super::Severity::{Danger, Note, Warning};
 use super::facts::{Facts, Node};
 use super::{Finding, Severity};
@@ -10,7 +12,7 @@ pub struct Check {
     pub find: fn(&Facts) -> Vec<Finding>,
 }
 
-pub static CHECKS: [Check; 17] = [
+pub static CHECKS: [Check; 18] = [
     Check {
         name: "reach",
         find: reach,
@@ -54,6 +56,10 @@ pub static CHECKS: [Check; 17] = [
     Check {
         name: "min-replicas",
         find: min_replicas,
+    },
+    Check {
+        name: "replicas",
+        find: replicas,
     },
     Check {
         name: "slots",
@@ -191,7 +197,7 @@ fn commands(facts: &Facts) -> Vec<Finding> {
 }
 
 fn rights(facts: &Facts) -> Vec<Finding> {
-    each(facts, |node| {
+    let mut found = each(facts, |node| {
         (!node.forbidden.is_empty()).then(|| {
             finding(
                 Danger,
@@ -202,7 +208,19 @@ fn rights(facts: &Facts) -> Vec<Finding> {
                  @pubsub @connection @transaction: ACL SETUSER name ~q:* &q:* …",
             )
         })
-    })
+    });
+    found.extend(each(facts, |node| {
+        (!node.forbidden_wakes.is_empty()).then(|| {
+            finding(
+                Warning,
+                &node.name,
+                format!("our user may not use {} on the queues' channels", node.forbidden_wakes.join(", ")),
+                "A push does not wake a pop that waits at another proxy: it finds the job by polling, seconds later.",
+                "Give the user all channels that begin with keys.prefix and the commands @pubsub: ACL SETUSER name &q:* …",
+            )
+        })
+    }));
+    found
 }
 
 // ---- what becomes of data -------------------------------------------------------------------------------------------
@@ -388,6 +406,25 @@ fn min_replicas(facts: &Facts) -> Vec<Finding> {
                  taken its place.",
                 "CONFIG SET min-replicas-to-write 1 where there are two replicas or more; or set `replicas` for the queues \
                  that matter.",
+            )
+        })
+    })
+}
+
+fn replicas(facts: &Facts) -> Vec<Finding> {
+    let Some((queues, asked)) = &facts.replicas else {
+        return Vec::new();
+    };
+    each(facts, |node| {
+        let is_online = |fields: &HashMap<String, String>| fields.get("state").is_some_and(|state| state == "online");
+        let online = node.replicas().iter().filter(|(_, fields)| is_online(fields)).count() as u64;
+        (node.is_primary && online < *asked).then(|| {
+            finding(
+                Warning,
+                &node.name,
+                format!("it has {online} of the {asked} replicas that [queues.\"{queues}\"] asks for"),
+                "They cannot all confirm a push: each is answered NOREPLICAS when replica_timeout is over, though its job is there.",
+                "Bring the replicas back or add some; or ask for fewer.",
             )
         })
     })

@@ -92,6 +92,9 @@ pub const NEEDED: [&str; 49] = [
     "ROLE",
 ];
 
+/// Those by which proxies wake each other in a cluster, since 7.0. `C` is a channel of a partition.
+const SHARDED: [&str; 2] = ["SSUBSCRIBE C", "SPUBLISH C 0"];
+
 #[derive(Debug, Default)]
 pub struct Facts {
     /// Primaries first.
@@ -104,6 +107,8 @@ pub struct Facts {
     pub is_cluster_mode: bool,
     /// Connections that this proxy may come to have to each primary.
     pub connections: u64,
+    /// The pattern of queues that asks for the most replicas, and how many these are.
+    pub replicas: Option<(String, u64)>,
 }
 
 #[derive(Debug)]
@@ -119,6 +124,8 @@ pub struct Node {
     /// Commands that our user may not call, or not with our keys and channels.
     pub forbidden: Vec<String>,
     pub missing: Vec<String>,
+    /// In cluster mode commands for wake-ups that it may not call.
+    pub forbidden_wakes: Vec<String>,
     /// In cluster mode what CLUSTER INFO says.
     pub cluster: HashMap<String, String>,
 }
@@ -170,6 +177,7 @@ pub async fn gather(config: &Config, mut topology: Topology) -> Result<Facts, St
     let mut facts = Facts {
         is_cluster_mode: matches!(config.upstream.source, Source::Cluster(_)),
         connections: config.listen.workers as u64 * 4, // queues, wake-ups, plain commands in RESP2 and RESP3
+        replicas: config.most_replicas().map(|(name, most)| (name.to_owned(), most)),
         ..Facts::default()
     };
     if let Source::Sentinel(sentinels) = &config.upstream.source {
@@ -228,7 +236,15 @@ async fn ask(endpoint: &Endpoint, config: &Config) -> Result<Node, String> {
         _ => HashMap::new(),
     };
     let clock = server.clock().await?;
-    let (forbidden, missing) = server.rights(&config.prefix).await?;
+    let key = format!("{}:{{doctor/0}}:jobs", config.prefix);
+    let (forbidden, missing) = server
+        .rights(&NEEDED, &key, &wake_channel(&config.prefix, "doctor"))
+        .await?;
+    let channel = format!("{}:{{doctor/0}}:wake:doctor", config.prefix);
+    let forbidden_wakes = match config.upstream.source {
+        Source::Cluster(_) => server.rights(&SHARDED, &key, &channel).await?.0,
+        _ => Vec::new(),
+    };
     Ok(Node {
         name: endpoint.to_string(),
         is_primary: info.get("role").is_none_or(|role| role == "master"),
@@ -238,6 +254,7 @@ async fn ask(endpoint: &Endpoint, config: &Config) -> Result<Node, String> {
         clock,
         forbidden,
         missing,
+        forbidden_wakes,
         cluster,
     })
 }
@@ -281,17 +298,15 @@ impl Server {
     }
 
     /// The commands that are forbidden, and those that are missing.
-    async fn rights(&self, prefix: &str) -> Result<(Vec<String>, Vec<String>), String> {
+    async fn rights(&self, lines: &[&str], key: &str, channel: &str) -> Result<(Vec<String>, Vec<String>), String> {
         let (mut forbidden, mut missing) = (Vec::new(), Vec::new());
-        let key = format!("{prefix}:{{doctor/0}}:jobs");
-        let channel = wake_channel(prefix, "doctor");
         if self.call(&["MULTI"]).await? != ["OK"] {
             return Ok((vec!["MULTI".to_owned()], missing));
         }
-        for line in NEEDED {
+        for line in lines {
             let words = line.split(' ').map(|word| match word {
-                "K" => key.as_str(),
-                "C" => channel.as_str(),
+                "K" => key,
+                "C" => channel,
                 word => word,
             });
             let words: Vec<&str> = words.collect();

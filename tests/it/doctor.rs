@@ -195,6 +195,61 @@ fn a_clusters_slots_are_counted_and_its_nodes_looked_at_one_by_one() {
 }
 
 #[test]
+fn what_a_user_lacks_of_a_clusters_sharded_channels_is_found() {
+    let cluster = Cluster::start(1, 0);
+    let node = &cluster.nodes[0];
+    let upstream = format!(
+        "mode = \"cluster\"\nseeds = [{:?}]\nusername = \"proxy\"\npassword = \"sesame\"",
+        node.server.address()
+    );
+    let cases = [
+        (
+            "&q:* +@all -ssubscribe",
+            "may not use SSUBSCRIBE on the queues' channels",
+        ),
+        (
+            "&q:wake:* +@all",
+            "may not use SSUBSCRIBE, SPUBLISH on the queues' channels",
+        ),
+        ("&q:* +@all", "in order: reach role version commands rights"),
+    ];
+    for (rights, expected) in cases {
+        node.call(&format!("ACL SETUSER proxy reset on >sesame ~q:* {rights}"));
+        let (said, _) = doctor(&upstream);
+        assert!(said.contains(expected), "{rights}\n{said}");
+    }
+}
+
+#[test]
+fn fewer_replicas_than_queues_ask_for_are_found_at_each_primary() {
+    let (primary, replica) = (keeping_redis(&[]), keeping_redis(&[]));
+    let asking = |replicas: usize| {
+        let queues = format!("[queues.\"*\"]\nreplicas = 1\n[queues.\"orders-*\"]\nreplicas = {replicas}");
+        doctor(&format!("{}\n{queues}", before(&primary))).0
+    };
+    let said = asking(1);
+    assert!(
+        said.contains("WARNING  replicas: ") && said.contains("it has 0 of the 1 replicas"),
+        "{said}"
+    );
+    replica
+        .client()
+        .call(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    wait_until(PATIENCE, "the replica follows", || {
+        primary
+            .try_info("slave0")
+            .is_some_and(|line| line.contains("state=online"))
+    });
+    let said = asking(1);
+    assert!(!said.contains(" replicas: "), "{said}");
+    let said = asking(2);
+    assert!(
+        said.contains("it has 1 of the 2 replicas that [queues.\"orders-*\"] asks for"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_endangers_jobs_is_logged_at_the_start() {
     let redis = keeping_redis(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
     let proxy = Proxy::before(&redis).allow_log("\"check\":\"eviction\"").start();
