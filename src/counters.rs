@@ -1,7 +1,10 @@
 //! What a worker counts. It alone writes its counters, without a lock; anybody may read them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::config::Endpoint;
 
 /// Written by one thread only, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
@@ -41,6 +44,38 @@ impl Latencies {
     }
 }
 
+/// One worker's of one primary.
+#[derive(Debug)]
+pub struct NodeCounters {
+    pub name: String,
+    /// 1: the queues' pipe has a connection.
+    pub up: Count,
+    /// Made, and of these lost.
+    pub connections: Count,
+    pub lost: Count,
+    /// From when a request was laid on a connection to its reply.
+    pub latencies: Latencies,
+    pub micros: Count,
+}
+
+impl NodeCounters {
+    pub fn of(node: &Endpoint) -> Self {
+        Self {
+            name: node.to_string(),
+            up: Count::default(),
+            connections: Count::default(),
+            lost: Count::default(),
+            latencies: Latencies::default(),
+            micros: Count::default(),
+        }
+    }
+
+    pub fn record(&self, took: Duration) {
+        self.latencies.record(took);
+        self.micros.add(took.as_micros() as u64);
+    }
+}
+
 /// One worker's.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -70,6 +105,8 @@ pub struct Counters {
     pub refused_clients: Count,
     /// By the command's index in the table.
     pub latencies: Box<[Latencies]>,
+    /// Of the primaries that there are. The lock is taken when these become others, and when they are read.
+    nodes: Mutex<Vec<Arc<NodeCounters>>>,
 }
 
 impl Counters {
@@ -78,5 +115,13 @@ impl Counters {
             latencies: (0..commands).map(|_| Latencies::default()).collect(),
             ..Self::default()
         }
+    }
+
+    pub fn know_nodes(&self, nodes: Vec<Arc<NodeCounters>>) {
+        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    pub fn nodes(&self) -> Vec<Arc<NodeCounters>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

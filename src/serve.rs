@@ -161,7 +161,7 @@ async fn ask_primary(topology: &mut Topology, config: &Config) -> anyhow::Result
 
 async fn ask(endpoint: &Endpoint, config: &Config) -> anyhow::Result<Facts> {
     let kind = PipeKind {
-        waits: false,
+        waits: None,
         protocol: Protocol::Resp3,
         database: 0,
     };

@@ -1,6 +1,8 @@
 //! `/metrics`: what the workers counted, handed to the exporter at each scrape.
 //! The workers count for themselves and without a lock; only here do their numbers meet.
 
+mod nodes;
+
 use std::sync::{Arc, Mutex};
 
 use metrics::{Recorder, counter, gauge, histogram, with_local_recorder};
@@ -44,7 +46,7 @@ impl Exposition {
             self.publish_latencies();
         });
         self.handle.run_upkeep();
-        self.handle.render()
+        self.handle.render() + &nodes::render(&self.shared.counters)
     }
 
     fn publish_totals(&self) {

@@ -32,6 +32,8 @@ const DOUBT: Duration = Duration::from_secs(300);
 /// A primary that owes replies and sends none for so long may be a frozen one, which others may have replaced already: that
 /// is asked after. Its connection is kept, as it may only be slow.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
+/// Connections over which pushes wait for replicas, to one primary; each is made when it is first needed.
+const WAITING_PIPES: u32 = 8;
 /// A connection to a node that owns nothing is kept for the next request that is sent there by another node's word.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -227,14 +229,15 @@ impl Hub {
         PipeKind {
             protocol: Protocol::Resp3,
             database: self.shared.config.upstream.database,
-            waits: false,
+            waits: None,
         }
     }
 
-    /// Of those of them that push and wait for replicas.
-    pub(super) fn waiting_kind(&self) -> PipeKind {
+    /// Of those of them that push and wait for replicas. Queues take turns over a few pipes, so that one which waits long holds
+    /// up few others.
+    pub(super) fn waiting_kind(&self, lane: LaneKey) -> PipeKind {
         PipeKind {
-            waits: true,
+            waits: Some((self.queues.queue_of(lane) % WAITING_PIPES) as u8),
             ..self.queue_kind()
         }
     }
@@ -278,7 +281,7 @@ impl Hub {
         Line {
             endpoint: self.routes.node(state.node).endpoint.clone(),
             kind,
-            calls: state.role != Role::Ears && (kind == queues || kind.waits),
+            calls: state.role != Role::Ears && (kind == queues || kind.waits.is_some()),
             channels,
         }
     }
@@ -297,6 +300,7 @@ impl Hub {
         let queues = self.queue_kind();
         let state = &mut self.pipes[index];
         state.stream = Some(stream);
+        self.routes.node(state.node).counters.connections.add(1);
         state.blocked = false;
         state.fault = None;
         state.trouble.clear();
@@ -321,7 +325,10 @@ impl Hub {
         let trouble = error.to_string();
         let state = &mut self.pipes[index];
         let (node, role) = (state.node, state.role);
-        state.stream = None;
+        if state.stream.take().is_some() {
+            self.counters.upstream_connections_lost.add(1);
+            self.routes.node(node).counters.lost.add(1);
+        }
         state.input.clear();
         state.scanner = FrameScanner::default();
         state.silent_since = None;
@@ -417,11 +424,15 @@ impl Hub {
     pub(super) fn note_upstream(&mut self) {
         let kind = self.queue_kind();
         let is_up = |node: &NodeKey| {
-            let mut pipes = self.routes.node(*node).pipes.iter();
-            pipes.any(|(known, index)| *known == kind && self.pipes[*index].is_up())
+            let node = self.routes.node(*node);
+            let mut pipes = node.pipes.iter();
+            let is_up = pipes.any(|(known, index)| *known == kind && self.pipes[*index].is_up());
+            node.counters.up.set(is_up.into());
+            is_up
         };
-        let up = self.routes.owning().iter().any(is_up);
-        self.counters.upstream_up.set(up.into());
+        let up = self.routes.owning().iter().filter(|node| is_up(node)).count();
+        self.counters.upstream_up.set((up > 0).into());
+        self.counters.know_nodes(self.routes.counters());
     }
 
     /// What a pipe's task should wait for; `Err`: the connection is to be given up.
@@ -457,7 +468,7 @@ impl Hub {
                 continue;
             };
             let waiting = match self.queues.may_wait(lane) {
-                true => self.way_up(slot, self.waiting_kind()),
+                true => self.way_up(slot, self.waiting_kind(lane)),
                 false => Some(index),
             };
             let Some(waiting) = waiting else {

@@ -102,6 +102,11 @@ impl Hub {
             return false;
         };
         self.routes.left(answered.slot);
+        let (node, took) = (
+            self.pipes[index].node,
+            self.now.saturating_duration_since(answered.since),
+        );
+        self.routes.node(node).counters.record(took);
         if !self.detours.is_empty() {
             self.detours.passed(answered.slot);
         }
@@ -118,7 +123,6 @@ impl Hub {
                 asker, command, splice, ..
             } => {
                 self.pipes[index].answered.add(asker.client);
-                let took = self.now.saturating_duration_since(answered.since);
                 self.note_latency(command, took);
                 match splice {
                     None => self.answer(asker, |out, _| {

@@ -246,7 +246,7 @@ impl Hub {
             return;
         };
         let kind = PipeKind {
-            waits: false,
+            waits: None,
             protocol: client.session.protocol,
             database: client.session.database,
         };

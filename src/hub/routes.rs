@@ -12,6 +12,7 @@
 //!      sending it on; then it is given up. A primary that sentinels have replaced is given up at once: what it still says
 //!      it has done is lost.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -22,6 +23,7 @@ use super::detours::Away;
 use super::pipes::{PipeState, Role, Target};
 use crate::command::keys;
 use crate::config::Endpoint;
+use crate::counters::NodeCounters;
 use crate::queue::spread::Primaries;
 use crate::upstream::link::{LinkError, PipeKind};
 use crate::upstream::pipe::{Pending, Unsent};
@@ -45,6 +47,7 @@ pub(super) struct Node {
     pub owns: bool,
     pub pipes: SmallVec<[(PipeKind, usize); 2]>,
     pub ears: Option<usize>,
+    pub counters: Arc<NodeCounters>,
 }
 
 pub(super) struct Routes {
@@ -96,6 +99,12 @@ impl Routes {
         &mut self.nodes[key as usize]
     }
 
+    /// Of all that own slots.
+    pub fn counters(&self) -> Vec<Arc<NodeCounters>> {
+        let owning = self.nodes.iter().filter(|(_, node)| node.owns);
+        owning.map(|(_, node)| node.counters.clone()).collect()
+    }
+
     /// Those that own slots.
     pub fn owning(&self) -> Vec<NodeKey> {
         let owning = self.nodes.iter().filter(|(_, node)| node.owns);
@@ -110,6 +119,7 @@ impl Routes {
                 owns: false,
                 pipes: SmallVec::new(),
                 ears: None,
+                counters: Arc::new(NodeCounters::of(endpoint)),
             })
         });
         key as NodeKey
@@ -228,7 +238,7 @@ impl Hub {
     fn kind_of(&self, target: &Target) -> Option<PipeKind> {
         match target {
             Target::Client { kind, .. } => Some(*kind),
-            Target::Lane(lane) if self.queues.waits(*lane) => Some(self.waiting_kind()),
+            Target::Lane(lane) if self.queues.waits(*lane) => Some(self.waiting_kind(*lane)),
             Target::Lane(_) => Some(self.queue_kind()),
             Target::Ear(_) | Target::Nobody => None,
         }

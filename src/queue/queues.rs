@@ -260,6 +260,10 @@ impl Queues {
         self.lanes[lane as usize].settings.replicas > 0
     }
 
+    pub fn queue_of(&self, lane: LaneKey) -> QueueKey {
+        self.lanes[lane as usize].of
+    }
+
     /// Its call in flight does.
     pub fn waits(&self, lane: LaneKey) -> bool {
         let flight = self.lanes.get(lane as usize).and_then(|lane| lane.flight.as_ref());

@@ -62,12 +62,12 @@ impl LinkError {
 }
 
 /// What a pipe is for: replies in which protocol, keys of which database, and whether its requests wait for replicas: then
-/// nothing else goes over it, as WAIT holds up all that comes behind it.
+/// nothing else goes over it, as WAIT holds up all that comes behind it. Of those that wait there are several, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PipeKind {
     pub protocol: Protocol,
     pub database: u32,
-    pub waits: bool,
+    pub waits: Option<u8>,
 }
 
 /// What is asked of a new connection before it is used.

@@ -417,17 +417,62 @@ fn a_password_that_is_missing_is_said_at_the_start_and_the_right_one_opens() {
     assert!(!right.client().run("QPUSH q job").is_error(""));
 }
 
-/// One counter of the proxy's.
-fn metric(proxy: &Proxy, name: &str) -> u64 {
+fn metrics(proxy: &Proxy) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.admin_port())).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let line = answer
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
+    answer
+}
+
+/// One counter of the proxy's.
+fn metric(proxy: &Proxy, name: &str) -> u64 {
+    found_metric(proxy, name).unwrap_or_else(|| panic!("no {name} in {}", metrics(proxy)))
+}
+
+fn found_metric(proxy: &Proxy, name: &str) -> Option<u64> {
+    let answer = metrics(proxy);
+    let mut lines = answer.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    Some(value.parse().unwrap())
+}
+
+#[test]
+fn what_is_counted_of_a_node_says_how_it_fares_and_goes_with_it() {
+    let mut cluster = Cluster::start_with(2, 0, &["--cluster-require-full-coverage", "no"]);
+    let proxy = proxy_before(&cluster).start();
+    let mut client = proxy.client();
+    (0..50).for_each(|key| assert_eq!(client.run(&format!("SET key-{key} v")).to_string(), "+OK"));
+    let of = |what: &str, node: &str| found_metric(&proxy, &format!("millrace_node_{what}{{node=\"{node}\"}}"));
+    let address = |cluster: &Cluster, node: usize| cluster.nodes[node].server.address();
+    let second = address(&cluster, 1);
+    for node in [&address(&cluster, 0), &second] {
+        wait_until(PATIENCE, "both workers are connected", || of("up", node) == Some(1));
+        assert!(of("connections_total", node) >= Some(2));
+        assert!(of("request_seconds_count", node) > Some(10));
+    }
+    assert_eq!(of("connections_lost_total", &second), Some(0));
+    cluster.kill(1);
+    wait_until(PATIENCE, "it is down", || of("up", &second) == Some(0));
+    assert!(of("connections_lost_total", &second) >= Some(2));
+    assert_eq!(of("up", &address(&cluster, 0)), Some(1));
+    assert!(metric(&proxy, "millrace_upstream_connections_lost_total") >= 2);
+    cluster.restart(1);
+    wait_until(PATIENCE, "it is up again", || of("up", &second) == Some(1));
+    cluster.wait_until_it_serves();
+
+    let added = cluster.add_node();
+    let third = address(&cluster, added);
+    assert_eq!(of("up", &third), None);
+    cluster.move_slot(12182, 1, added); // foo's
+    assert_eq!(client.run("SET foo bar").to_string(), "+OK");
+    wait_until(PATIENCE, "it is counted", || of("up", &third) == Some(1));
+    cluster.remove_node(added);
+    assert_eq!(client.run("GET foo").text(), "bar");
+    wait_until(PATIENCE, "nothing is told of it any more", || {
+        of("up", &third).is_none()
+    });
 }
 
 #[test]

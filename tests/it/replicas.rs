@@ -102,6 +102,26 @@ fn nobody_else_waits_for_a_push_that_waits() {
 }
 
 #[test]
+fn a_queue_whose_pushes_wait_long_does_not_hold_up_another_one_that_asks_for_replicas() {
+    let (primary, replica) = primary_and_replica();
+    let proxy = proxy_before(&primary)
+        .workers(1)
+        .set("queues.quick.replicas", "1")
+        .set("queues.quick.replica_timeout", "\"20ms\"")
+        .start();
+    let (mut slow, mut quick) = (proxy.client(), proxy.client());
+    assert!(!slow.run("QPUSH safe job").is_error(""));
+    assert!(!quick.run("QPUSH quick job").is_error(""));
+    replica.freeze();
+    slow.send(&["QPUSH", "safe", "job"]);
+    wait_until(PATIENCE, "it waits", || waits(&mut primary.client()));
+    assert!(quick.run("QPUSH quick job").is_error("NOREPLICAS "));
+    assert!(slow.hears_nothing_for(QUIET), "it still waits");
+    replica.thaw();
+    assert!(!slow.receive().is_error(""));
+}
+
+#[test]
 fn a_connection_lost_while_it_waits_makes_it_wait_again_and_push_no_second_job() {
     let (primary, replica) = primary_and_replica();
     let proxy = proxy_before(&primary).allow_log("connection to redis lost").start();
