@@ -15,6 +15,8 @@ use crate::support::{Client, Proxy, RedisServer};
 const GROUPS: usize = 10;
 const EACH: usize = 40;
 const CONSUMERS: usize = 90;
+/// Of the queue, from its first job on.
+const PARTITIONS: [&str; 2] = ["1", "3"];
 
 /// One delivery.
 struct Held {
@@ -81,9 +83,12 @@ fn are_within_rate<'a>(notes: impl Iterator<Item = &'a Held>, a_second: usize) {
 }
 
 /// All deliveries under these settings, in the order in which the clients were told, by their groups.
-fn run(settings: &str) -> BTreeMap<usize, Vec<Held>> {
+fn run(settings: &str, partitions: &str) -> BTreeMap<usize, Vec<Held>> {
     let redis = RedisServer::start();
-    let proxies = [0, 1].map(|_| Proxy::before(&redis).start());
+    let proxies = [0, 1].map(|_| {
+        let plan = Proxy::before(&redis).set("queues.\"*\".partitions", partitions);
+        plan.start()
+    });
     assert_eq!(
         proxies[0].client().run(&format!("QCONFIG SET q {settings}")).text(),
         "OK"
@@ -117,31 +122,37 @@ fn run(settings: &str) -> BTreeMap<usize, Vec<Held>> {
 
 #[test]
 fn groups_keep_their_order_and_the_queue_its_limits() {
-    let groups = run("concurrency 6 rate 200/s");
-    for (group, notes) in &groups {
-        assert!(
-            notes.is_sorted_by_key(|held| held.number),
-            "group {group} is out of order"
-        );
-        assert_eq!(most_at_once(notes.iter()), 1, "of group {group} at once");
+    for partitions in PARTITIONS {
+        let groups = run("concurrency 6 rate 200/s", partitions);
+        for (group, notes) in &groups {
+            assert!(
+                notes.is_sorted_by_key(|held| held.number),
+                "group {group} is out of order"
+            );
+            assert_eq!(most_at_once(notes.iter()), 1, "of group {group} at once");
+        }
+        let all = || groups.values().flatten();
+        are_within_rate(all(), 200);
+        let at_once = most_at_once(all());
+        assert!(at_once <= 6, "{at_once} of the queue at once");
     }
-    let all = || groups.values().flatten();
-    are_within_rate(all(), 200);
-    let at_once = most_at_once(all());
-    assert!(at_once <= 6, "{at_once} of the queue at once");
 }
 
 #[test]
 fn a_group_has_no_more_jobs_at_once_than_it_may() {
-    for (group, notes) in run("group_concurrency 3") {
-        let at_once = most_at_once(notes.iter());
-        assert!(at_once <= 3, "{at_once} of group {group} at once");
+    for partitions in PARTITIONS {
+        for (group, notes) in run("group_concurrency 3", partitions) {
+            let at_once = most_at_once(notes.iter());
+            assert!(at_once <= 3, "{at_once} of group {group} at once");
+        }
     }
 }
 
 #[test]
 fn each_group_keeps_to_its_rate() {
-    for notes in run("group_rate 25/s").values() {
-        are_within_rate(notes.iter(), 25);
+    for partitions in PARTITIONS {
+        for notes in run("group_rate 25/s", partitions).values() {
+            are_within_rate(notes.iter(), 25);
+        }
     }
 }

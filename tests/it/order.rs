@@ -2,7 +2,8 @@
 //!
 //! A client knows when it asked and when it was told, and what happened in Redis happened in between. So one job should have
 //! gone before another if it surely was there first, or surely was there and of a higher rank, when the other was popped; and
-//! it did not if its own pop was asked only after the other one's reply had come.
+//! it did not if its own pop was asked only after the other one's reply had come. In a queue of several partitions that holds within
+//! each of them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -34,14 +35,16 @@ struct Life {
     payload: String,
     /// 0 goes before all others.
     rank: usize,
+    partition: String,
     pushed: Span,
     popped: Span,
 }
 
 impl Life {
     fn should_go_before(&self, other: &Life) -> bool {
-        self.rank < other.rank && self.pushed.is_before(other.popped)
-            || self.rank == other.rank && self.pushed.is_before(other.pushed)
+        self.partition == other.partition
+            && (self.rank < other.rank && self.pushed.is_before(other.popped)
+                || self.rank == other.rank && self.pushed.is_before(other.pushed))
     }
 }
 
@@ -53,9 +56,12 @@ fn call(client: &mut Client, words: &[&str]) -> (Reply, Span) {
 }
 
 /// `push`: the words of a push of this rank; `pop`: those of a pop. It begins when there are so many jobs.
-fn run(push: impl Fn(usize) -> Vec<&'static str> + Sync, pop: &[&str], backlog: usize) -> Vec<Life> {
+fn run(partitions: &str, push: impl Fn(usize) -> Vec<&'static str> + Sync, pop: &[&str], backlog: usize) -> Vec<Life> {
     let redis = RedisServer::start();
-    let proxies = [0, 1].map(|_| Proxy::before(&redis).start());
+    let proxies = [0, 1].map(|_| {
+        let plan = Proxy::before(&redis).set("queues.\"*\".partitions", partitions);
+        plan.start()
+    });
     let (pushed, popped) = (Mutex::new(HashMap::new()), Mutex::new(Vec::new()));
     let left = AtomicUsize::new(PRODUCERS * EACH);
     thread::scope(|scope| {
@@ -93,12 +99,13 @@ fn run(push: impl Fn(usize) -> Vec<&'static str> + Sync, pop: &[&str], backlog: 
     let ids: BTreeSet<_> = pushed.values().map(|(.., id)| id.clone()).collect();
     assert_eq!(ids.len(), PRODUCERS * EACH, "an id was given twice");
     let life = |(payload, popped)| {
-        let (rank, pushed, _) = pushed
+        let (rank, pushed, id) = pushed
             .remove(&payload)
             .unwrap_or_else(|| panic!("{payload} came twice"));
         Life {
             payload,
             rank,
+            partition: id.split('-').nth(1).unwrap().to_owned(),
             pushed,
             popped,
         }
@@ -128,18 +135,22 @@ fn none_was_overtaken(lives: &[Life]) {
 #[test]
 fn jobs_are_served_by_priority_and_within_one_in_the_order_of_their_pushes() {
     const PRIORITIES: [&str; 3] = ["urgent", "normal", "low"];
-    let lives = run(
-        |rank| vec!["QPUSH", "q", "PRIORITY", PRIORITIES[rank]],
-        &["QPOP", "q", "NOACK"],
-        PRODUCERS * EACH / 2,
-    );
-    none_was_overtaken(&lives);
+    for partitions in ["1", "3"] {
+        let lives = run(
+            partitions,
+            |rank| vec!["QPUSH", "q", "PRIORITY", PRIORITIES[rank]],
+            &["QPOP", "q", "NOACK"],
+            PRODUCERS * EACH / 2,
+        );
+        none_was_overtaken(&lives);
+    }
 }
 
 #[test]
 fn queues_are_served_in_the_order_in_which_they_are_named() {
     const QUEUES: [&str; 3] = ["first", "second", "third"];
     let lives = run(
+        "1",
         |rank| vec!["QPUSH", QUEUES[rank]],
         &["QMPOP", "3", "first", "second", "third", "NOACK"],
         PRODUCERS * EACH / 2,
@@ -149,8 +160,11 @@ fn queues_are_served_in_the_order_in_which_they_are_named() {
 
 #[test]
 fn those_who_wait_are_served_in_the_order_of_the_pushes_too() {
-    let lives = run(|_| vec!["QPUSH", "q"], &["QPOP", "q", "BLOCK", "50", "NOACK"], 0);
-    // Whatever the rank was, it was said to nobody.
-    let lives: Vec<_> = lives.into_iter().map(|life| Life { rank: 0, ..life }).collect();
-    none_was_overtaken(&lives);
+    for partitions in ["1", "3"] {
+        let pop = ["QPOP", "q", "BLOCK", "50", "NOACK"];
+        let lives = run(partitions, |_| vec!["QPUSH", "q"], &pop, 0);
+        // Whatever the rank was, it was said to nobody.
+        let lives: Vec<_> = lives.into_iter().map(|life| Life { rank: 0, ..life }).collect();
+        none_was_overtaken(&lives);
+    }
 }

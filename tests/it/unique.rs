@@ -14,6 +14,8 @@ const PUSHERS: usize = 60;
 const WORKERS: usize = 40;
 const KEYS: usize = 4;
 const JOBS: usize = 5; // of each key, before the pushers are content
+/// Of the queue, from its first job on.
+const PARTITIONS: [&str; 2] = ["1", "3"];
 const HOLD: Duration = Duration::from_millis(100);
 
 /// One job, as the clients saw it.
@@ -83,9 +85,12 @@ fn work(client: &mut Client, is_over: &AtomicBool) -> Vec<(String, Instant)> {
 }
 
 /// All jobs that there were, by their keys.
-fn run(hold: &[&str]) -> BTreeMap<String, Vec<Job>> {
+fn run(hold: &[&str], partitions: &str) -> BTreeMap<String, Vec<Job>> {
     let redis = RedisServer::start();
-    let proxies = [0, 1].map(|_| Proxy::before(&redis).start());
+    let proxies = [0, 1].map(|_| {
+        let plan = Proxy::before(&redis).set("queues.\"*\".partitions", partitions);
+        plan.start()
+    });
     let (notes, is_over) = (Notes::default(), AtomicBool::new(false));
     let mut delivered = Vec::new();
     thread::scope(|scope| {
@@ -133,24 +138,28 @@ fn run(hold: &[&str]) -> BTreeMap<String, Vec<Job>> {
 
 #[test]
 fn a_key_is_held_by_one_job_at_a_time() {
-    let by_key = run(&[]);
-    assert_eq!(by_key.len(), KEYS);
-    for (key, jobs) in by_key {
-        for pair in jobs.windows(2) {
-            let acked = pair[0].acked.unwrap();
-            assert!(acked < pair[1].told, "two jobs held {key}");
+    for partitions in PARTITIONS {
+        let by_key = run(&[], partitions);
+        assert_eq!(by_key.len(), KEYS);
+        for (key, jobs) in by_key {
+            for pair in jobs.windows(2) {
+                let acked = pair[0].acked.unwrap();
+                assert!(acked < pair[1].told, "two jobs held {key}");
+            }
         }
     }
 }
 
 #[test]
 fn a_key_is_held_for_as_long_as_the_push_said() {
-    let by_key = run(&["FOR"]);
-    assert_eq!(by_key.len(), KEYS);
-    for (key, jobs) in by_key {
-        for pair in jobs.windows(2) {
-            let apart = pair[1].told - pair[0].asked;
-            assert!(apart >= HOLD, "{key} was held for {apart:?} only");
+    for partitions in PARTITIONS {
+        let by_key = run(&["FOR"], partitions);
+        assert_eq!(by_key.len(), KEYS);
+        for (key, jobs) in by_key {
+            for pair in jobs.windows(2) {
+                let apart = pair[1].told - pair[0].asked;
+                assert!(apart >= HOLD, "{key} was held for {apart:?} only");
+            }
         }
     }
 }
