@@ -10,14 +10,17 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BytesMut};
 
+use crate::resp::Protocol;
+
 /// A request's place in the order of its client's requests.
 pub type Ticket = u64;
 
 #[derive(Debug)]
 enum Slot<D> {
-    /// `muted`: the client wants no reply to it.
+    /// `muted`: the client wants no reply to it. `protocol`: that in which it was made; the client may speak another one since.
     Waiting {
         muted: bool,
+        protocol: Protocol,
     },
     Answered {
         reply: BytesMut,
@@ -54,8 +57,8 @@ impl<D> Default for Replies<D> {
 
 impl<D> Replies<D> {
     /// A request came; its reply is to follow, but it goes nowhere if it is `muted`.
-    pub fn open(&mut self, muted: bool) -> Ticket {
-        self.slots.push_back(Slot::Waiting { muted });
+    pub fn open(&mut self, muted: bool, protocol: Protocol) -> Ticket {
+        self.slots.push_back(Slot::Waiting { muted, protocol });
         self.first + self.slots.len() as u64 - 1
     }
 
@@ -66,13 +69,13 @@ impl<D> Replies<D> {
 
     /// Whether this request still has no reply.
     pub fn is_open(&self, ticket: Ticket) -> bool {
-        self.muted(ticket).is_some()
+        self.asked(ticket).is_some()
     }
 
     /// `None`: no such request is open.
-    fn muted(&self, ticket: Ticket) -> Option<bool> {
+    fn asked(&self, ticket: Ticket) -> Option<(bool, Protocol)> {
         match self.slots.get(ticket.checked_sub(self.first)? as usize)? {
-            Slot::Waiting { muted } => Some(*muted),
+            Slot::Waiting { muted, protocol } => Some((*muted, *protocol)),
             Slot::Answered { .. } => None,
         }
     }
@@ -83,13 +86,15 @@ impl<D> Replies<D> {
         tickets.filter(|ticket| self.is_open(*ticket)).collect()
     }
 
-    /// The reply of a request. `write` renders it, and says what it hands out.
+    /// The reply of a request, in the protocol in which it was made. `write` renders it, and says what it hands out.
     /// Each ticket is answered once; a second answer is ignored.
-    pub fn answer(&mut self, ticket: Ticket, write: impl FnOnce(&mut BytesMut) -> Option<D>) {
-        let Some(muted) = self.muted(ticket) else { return };
+    pub fn answer(&mut self, ticket: Ticket, write: impl FnOnce(&mut BytesMut, Protocol) -> Option<D>) {
+        let Some((muted, protocol)) = self.asked(ticket) else {
+            return;
+        };
         let write = |out: &mut BytesMut| {
             let before = out.len();
-            let delivery = write(out);
+            let delivery = write(out, protocol);
             if muted {
                 out.truncate(before);
             }
@@ -169,7 +174,7 @@ mod tests {
     use super::*;
 
     fn answer(replies: &mut Replies<&'static str>, ticket: Ticket, text: &str, delivery: Option<&'static str>) {
-        replies.answer(ticket, |out| {
+        replies.answer(ticket, |out, _| {
             out.extend_from_slice(text.as_bytes());
             delivery
         });
@@ -178,7 +183,7 @@ mod tests {
     #[test]
     fn replies_go_out_in_the_order_of_their_requests() {
         let mut replies = Replies::default();
-        let tickets: Vec<_> = (0..3).map(|_| replies.open(false)).collect();
+        let tickets: Vec<_> = (0..3).map(|_| replies.open(false, Protocol::Resp2)).collect();
         answer(&mut replies, tickets[2], "c", None);
         answer(&mut replies, tickets[1], "b", None);
         assert_eq!((replies.unsent(), replies.buffered()), (&b""[..], 2));
@@ -192,7 +197,7 @@ mod tests {
     #[test]
     fn a_job_whose_last_byte_was_not_written_was_not_delivered() {
         let mut replies = Replies::default();
-        let tickets: Vec<_> = (0..4).map(|_| replies.open(false)).collect();
+        let tickets: Vec<_> = (0..4).map(|_| replies.open(false, Protocol::Resp2)).collect();
         answer(&mut replies, tickets[0], "one", Some("job 1"));
         answer(&mut replies, tickets[1], "two", Some("job 2"));
         answer(&mut replies, tickets[3], "four", Some("job 4"));
@@ -203,7 +208,7 @@ mod tests {
     #[test]
     fn a_job_whose_last_byte_was_written_was_delivered() {
         let mut replies = Replies::default();
-        let ticket = replies.open(false);
+        let ticket = replies.open(false, Protocol::Resp2);
         answer(&mut replies, ticket, "one", Some("job 1"));
         replies.wrote(2);
         replies.wrote(1);

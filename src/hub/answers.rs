@@ -22,8 +22,7 @@ impl Hub {
         let Some(client) = self.client(asker.client) else {
             return;
         };
-        let protocol = client.session.protocol;
-        client.replies.answer(asker.ticket, |out| write(out, protocol));
+        client.replies.answer(asker.ticket, write);
         self.mark(asker.client.index);
     }
 

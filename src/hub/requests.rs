@@ -136,7 +136,7 @@ impl Hub {
     fn refuse_bytes(&mut self, key: ClientKey, text: &str) {
         let Some(client) = self.client(key) else { return };
         let muted = client.session.mutes_reply();
-        let ticket = client.replies.open(muted);
+        let ticket = client.replies.open(muted, client.session.protocol);
         client.close(Close::WhenDone);
         self.answer_error(Asker { client: key, ticket }, text.as_bytes());
     }
@@ -160,7 +160,7 @@ impl Hub {
         }
         let muted = client.session.mutes_reply();
         let pipelined = client.replies.open_requests() > 0;
-        let ticket = client.replies.open(muted);
+        let ticket = client.replies.open(muted, client.session.protocol);
         let asker = Asker { client: key, ticket };
         if !relieves(&plan) && self.is_out_of_memory() {
             return self.answer_error(asker, NO_MEMORY.as_bytes());
@@ -302,7 +302,7 @@ impl Hub {
         let mut out = BytesMut::new();
         let effect = local::reply(local, request, &mut client.session, &facts, &mut out);
         let muted = client.session.mutes_reply();
-        let ticket = client.replies.open(muted);
+        let ticket = client.replies.open(muted, client.session.protocol);
         let asker = Asker { client: key, ticket };
         match effect {
             Effect::None => {}

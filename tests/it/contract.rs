@@ -1,8 +1,9 @@
 //! The queue commands: each sentence of their contract as a few lines of a transcript in tests/transcripts/queue,
 //! played through the proxy in RESP2 and RESP3. What takes time (a lease, a delay) is waited for by a blocked pop.
 
+use crate::support::client::encode;
 use crate::support::transcript::{Protocol, Role, Transcript};
-use crate::support::{Proxy, RedisServer};
+use crate::support::{Proxy, RedisServer, Reply};
 
 fn the_contract_holds_in(protocol: Protocol) {
     for transcript in Transcript::all_in("tests/transcripts/queue") {
@@ -102,6 +103,25 @@ fn bound_jobs_come_back_when_their_connection_closes() {
         assert_eq!((job.items()[2].text(), job.items()[3].integer()), (payload.into(), 2));
     }
     assert!(other.run("QPOP q").is_null());
+}
+
+/// A reply that comes later than the next request's is still the one to the request that was made.
+#[test]
+fn a_request_is_answered_in_the_protocol_in_which_it_was_made() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let mut client = proxy.client();
+    let (pop, stats) = (["QPOP", "q"], ["QSTATS", "q"]);
+    let pipeline = [&pop[..], &stats, &["HELLO", "3"], &pop, &stats, &["RESET"], &pop];
+    client.send_bytes(&pipeline.map(encode).concat());
+    let replies = pipeline.map(|_| client.receive());
+    for at in [0, 6] {
+        assert!(replies[at].is_null() && replies[at] != Reply::Null, "{}", replies[at]);
+    }
+    assert!(matches!(replies[1], Reply::Array(_)));
+    assert!(matches!(replies[2], Reply::Map(_)));
+    assert_eq!(replies[3], Reply::Null);
+    assert!(matches!(replies[4], Reply::Map(_)));
 }
 
 #[test]
