@@ -19,9 +19,9 @@ test: ## install what the tests need (Redis, clients in several languages) and r
 	@.ci/install test
 	cargo test --locked
 
-nightly: ## hold the scripts against the model for long, from a seed that it prints: make nightly CALLS=1000000 SEED=7
+nightly: ## hold the scripts, and queues of several partitions, against their models for long, from a seed that it prints: make nightly CALLS=1000000 SEED=7
 	@.ci/install test
-	MILLRACE_MODEL_CALLS=$(CALLS) $(if $(filter file,$(origin SEED)),,MILLRACE_MODEL_SEED=$(SEED)) cargo test --locked --test it -- model --nocapture
+	MILLRACE_MODEL_CALLS=$(CALLS) $(if $(filter file,$(origin SEED)),,MILLRACE_MODEL_SEED=$(SEED)) cargo test --locked --test it -- model:: spread:: --nocapture
 
 recipes: ## run each program of docs/recipes against a proxy
 	@.ci/install test

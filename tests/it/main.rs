@@ -37,6 +37,7 @@ mod sentinel;
 mod servers;
 mod shapes;
 mod slow;
+mod spread;
 mod tls;
 mod tour;
 mod transcripts;
