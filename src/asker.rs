@@ -17,3 +17,14 @@ pub struct Asker {
     pub client: ClientKey,
     pub ticket: Ticket,
 }
+
+/// For tests: the first request of some client.
+#[cfg(test)]
+pub fn asker(index: u32) -> Asker {
+    let client = ClientKey {
+        worker: 0,
+        index,
+        generation: 1,
+    };
+    Asker { client, ticket: 0 }
+}

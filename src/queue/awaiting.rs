@@ -163,16 +163,7 @@ impl Awaiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::asker::ClientKey;
-
-    fn asker(index: u32) -> Asker {
-        let client = ClientKey {
-            worker: 0,
-            index,
-            generation: 1,
-        };
-        Asker { client, ticket: 0 }
-    }
+    use crate::asker::asker;
 
     fn job() -> LocalId {
         LocalId::parse(b"hoferp624400n").unwrap()

@@ -17,34 +17,28 @@ mod replays;
 mod turn;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::awaiting::Awaiting;
 use super::crons::Crons;
-use super::id::LocalId;
-use super::lane::{Askers, Call, Entry, Flight, Lane, LaneKey, Outgoing, QueueKey, To, Trust, Work};
-use super::operation::{Claim, Operation, Push, QueueName, Return};
-use super::parse::{Ask, Block, PopAsk, Unknown};
-use super::recent::KeptJob;
-use super::reply::{Popped, Reply};
-use super::settings::{Change, Pause, SPREAD};
-use super::single::{CronCall, Elsewhere, Single, Step};
-use super::spread::{Primaries, Spread};
-use super::waiting::{Patience, PopRequest, Pops};
+use super::lane::{Askers, Call, Flight, Lane, LaneKey, Outgoing, QueueKey, To};
+use super::operation::QueueName;
+use super::reply::Reply;
+use super::spread::Primaries;
+use super::waiting::{Patience, Pops};
 use crate::asker::Asker;
 use crate::config::{Config, Source};
-use crate::script::batch::{self, Batch, BatchReply, Shortage};
+use crate::script::batch::{self, Batch};
 use crate::script::wake::Wake;
-use crate::script::{CallError, Changed, Job, Outcome, Scripts, Standing, last_applied};
+use crate::script::{Scripts, Standing};
 
 use ears::Ears;
-use fans::{Fan, Fans};
+use fans::Fans;
 use partitions::{Errand, Queue, default_partitions};
 pub use replays::Losses;
 use replays::TELLING;

@@ -253,16 +253,7 @@ impl Parked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::asker::ClientKey;
-
-    fn asker(index: u32) -> Asker {
-        let client = ClientKey {
-            worker: 0,
-            index,
-            generation: 1,
-        };
-        Asker { client, ticket: 0 }
-    }
+    use crate::asker::asker;
 
     fn parked(pops: &mut Pops, index: u32, lanes: &[LaneKey], patience: Patience) -> Place {
         let pop = Pop {

@@ -1,7 +1,23 @@
 //! Requests in: what a client asks of a queue is laid in the lane of the partition where it belongs, and a pop that finds nothing
 //! there goes on to the next, or parks. What comes of it is in [`super::outcomes`].
 
-use super::*;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::Queues;
+use super::fans::Fan;
+use super::partitions::Errand;
+use crate::asker::Asker;
+use crate::queue::id::LocalId;
+use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
+use crate::queue::operation::{Claim, Operation, Push, QueueName, Return};
+use crate::queue::parse::{Ask, Block, PopAsk, Unknown};
+use crate::queue::reply::Reply;
+use crate::queue::settings::Pause;
+use crate::queue::single::Single;
+use crate::queue::waiting::{Patience, PopRequest};
 
 impl Queues {
     /// A client's request. `pipelined`: it has sent others before, which have no reply yet.

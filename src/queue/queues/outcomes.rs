@@ -1,6 +1,23 @@
 //! Replies in: what a call came to is dealt out to those who asked, and what it says of the queue is noted.
 
-use super::*;
+use std::time::Instant;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::Queues;
+use super::partitions::Queue;
+use crate::asker::Asker;
+use crate::queue::lane::{Askers, Call, Entry, Flight, LaneKey, Outgoing, QueueKey, To, Trust, Work};
+use crate::queue::operation::{Operation, Push};
+use crate::queue::recent::KeptJob;
+use crate::queue::reply::{Popped, Reply};
+use crate::queue::settings::{Change, SPREAD};
+use crate::queue::single::{CronCall, Elsewhere, Single, Step};
+use crate::queue::spread::Spread;
+use crate::queue::waiting::Patience;
+use crate::script::batch::{self, BatchReply, Shortage};
+use crate::script::{CallError, Changed, Job, Outcome, last_applied};
 
 impl Queues {
     /// Redis's reply to a lane's call, and how many replicas have what it pushed, if it waited for any.
