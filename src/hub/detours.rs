@@ -18,6 +18,8 @@ use crate::upstream::pipe::Unsent;
 const AT_ONCE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
+/// It has been asked for at the longest intervals for some time.
+const LONG_DISOWNED: u32 = 8;
 
 /// Why a request is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,10 +116,14 @@ impl<T> Detours<T> {
         }
     }
 
-    /// `None`: the slot is not closed. Empty: it is, and no node has said why.
-    pub fn said(&self, slot: u16) -> Option<&str> {
-        let detour = self.by_slot.get(&slot).filter(|detour| !detour.open)?;
-        Some(&detour.said)
+    /// Why requests of the slot wait here, or did before they went out on trial.
+    pub fn why(&self, slot: u16) -> Option<String> {
+        let detour = self.by_slot.get(&slot)?;
+        Some(match detour.said.as_str() {
+            "" if detour.refusals > LONG_DISOWNED => format!("of slot {slot} each Redis says that it is another one's"),
+            "" => format!("slot {slot} is on its way from one Redis to another"),
+            said => said.to_owned(),
+        })
     }
 
     /// What is on its way is to have its reply before anything else of the slot is sent.
@@ -248,6 +254,18 @@ mod tests {
         }
         assert!(pauses[..3].iter().all(Duration::is_zero), "{pauses:?}");
         assert!(pauses.is_sorted() && pauses[6] == LONGEST_PAUSE, "{pauses:?}");
+        assert_eq!(
+            detours.why(0).as_deref(),
+            Some("slot 0 is on its way from one Redis to another")
+        );
+        for _ in pauses.len()..=LONG_DISOWNED as usize {
+            detours.turn_away(request("a", now), Away::Elsewhere, now);
+            detours.open(0);
+        }
+        assert_eq!(
+            detours.why(0).as_deref(),
+            Some("of slot 0 each Redis says that it is another one's")
+        );
         detours.passed(0);
         assert!(detours.is_empty());
         detours.turn_away(request("a", now), Away::Later, now);

@@ -388,16 +388,17 @@ impl Hub {
                 false => LinkError::NoPrimary.to_string(),
             };
         };
-        match self.detours.said(slot) {
-            Some("") => return format!("slot {slot} is on its way from one Redis to another"),
-            Some(said) => return said.to_owned(),
-            None => {}
+        let why = self.detours.why(slot);
+        if let Some(why) = &why
+            && self.detours.is_closed(slot)
+        {
+            return why.clone();
         }
         let kind = self.queue_kind();
         let pipes = &self.routes.node(owner).pipes;
         let pipe = pipes.iter().find(|(known, _)| *known == kind);
         match pipe.map(|(_, index)| self.pipes[*index].trouble.as_str()) {
-            None | Some("") => "Redis does not answer".to_owned(),
+            None | Some("") => why.unwrap_or_else(|| "Redis does not answer".to_owned()),
             Some(trouble) => trouble.to_owned(),
         }
     }

@@ -267,7 +267,7 @@ fn a_slot_of_which_two_nodes_each_say_that_it_is_the_others_is_asked_for_until_o
     let cluster = Cluster::start(3, 0);
     let proxy = proxy_before(&cluster).start();
     let impatient = proxy_before(&cluster)
-        .set("upstream.failover_timeout", "\"300ms\"")
+        .set("upstream.failover_timeout", "\"1s\"")
         .start();
     let slot = queue_slot(&cluster);
     let key = format!("{{{QUEUE}/0}}");
@@ -283,7 +283,8 @@ fn a_slot_of_which_two_nodes_each_say_that_it_is_the_others_is_asked_for_until_o
         format!("QPUSH {QUEUE} job"),
     ] {
         let told = impatient.client().run(&line);
-        assert!(told.is_error("UNAVAILABLE "), "{line}: {told}");
+        let expected = format!("UNAVAILABLE of slot {slot} each Redis says that it is another one's");
+        assert!(told.is_error(&expected), "{line}: {told}");
     }
     let mut client = impatient.client();
     assert_eq!(
