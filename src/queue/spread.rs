@@ -206,7 +206,8 @@ impl Primaries {
         self.count
     }
 
-    fn owner(&self, slot: u16) -> Option<usize> {
+    /// The number of the slot's primary, if it has one.
+    pub fn owner(&self, slot: u16) -> Option<usize> {
         match &self.owners {
             None => Some(0),
             Some(owners) => (*owners.get(usize::from(slot))?).map(usize::from),

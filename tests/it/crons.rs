@@ -10,6 +10,7 @@ use millrace::script::cron::{Asked, MAX_ENTRIES};
 use millrace::script::{Outcome, Settings};
 
 use crate::lane::{Bench, Lane};
+use crate::support::cluster::Cluster;
 use crate::support::relay::{Relay, Way};
 use crate::support::{Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
@@ -319,6 +320,45 @@ fn each_tick_pushes_once_while_proxies_are_killed_and_partitions_come_and_go() {
         let stats = client.run("QSTATS q");
         stats.field("pushed").integer() + stats.field("deduplicated").integer() == ticks_since(&mut client, &firsts)
     });
+}
+
+/// A primary loses the last that it was told, as its replica was behind; the one where the ticks are noted does not.
+#[test]
+fn a_tick_whose_job_a_failover_lost_is_pushed_again_and_no_other() {
+    let cluster = Cluster::start(3, 0);
+    let plan = Proxy::before_cluster(&cluster.seeds()).allow_log("connection to redis lost");
+    let proxy = plan.start();
+    let mut client = proxy.client();
+    wait_until(PATIENCE, "the proxy knows all primaries", || {
+        client.run("QCONFIG GET q").field("partitions").text() == "3"
+    });
+    let nodes: Vec<_> = cluster.nodes.iter().map(|node| &node.server).collect();
+    let node_of = |partition: usize| {
+        let keys = |server: &&&RedisServer| server.client().run(&format!("KEYS q:{{q/{partition}*:stats"));
+        nodes.iter().position(|server| !keys(&server).items().is_empty())
+    };
+    client.call(&["QCRON", "ADD", "q", "each", "* * * * * *", "tick"]);
+    let ids = |client: &mut Client| -> BTreeSet<String> {
+        let shown = client.run("QPEEK q COUNT 1000");
+        shown.items().iter().map(|job| job.field("id").text()).collect()
+    };
+    let is_away = |id: &String| node_of(partition_of(id)) != node_of(0);
+    let mut lost = None;
+    wait_until(PATIENCE, "a tick away from partition 0", || {
+        lost = ids(&mut client).into_iter().find(is_away);
+        lost.is_some()
+    });
+    client.run("QCRON DEL q each");
+    let before = ids(&mut client);
+    let partition = partition_of(&lost.unwrap());
+    let mut server = nodes[node_of(partition).unwrap()].client();
+    let told = server.run(&format!("KEYS q:{{q/{partition}*"));
+    let told = told.items().iter().map(Reply::text);
+    for key in told.filter(|key| !key.ends_with(":stats") && !key.ends_with(":settings")) {
+        server.call(&["DEL", &key]);
+    }
+    server.run("CLIENT KILL TYPE normal SKIPME yes");
+    wait_until(PATIENCE, "what there was", || ids(&mut client) == before);
 }
 
 /// Both steps of a tick that goes to another partition than 0, by two workers, in every order.

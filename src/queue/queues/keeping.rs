@@ -6,7 +6,9 @@
 //! 2. If that is partition 0, one step pushes the job and notes which tick is next. If not, the other partition pushes it, unless
 //!    it has pushed one of that name as late as this; then partition 0 notes the next. Between the two a proxy may die: then
 //!    the tick is still due, and whoever asks does both again.
-//! 3. What waits in a lane goes nowhere when the queue has other partitions than were thought: what is due is asked for again.
+//! 3. Where the two are on different primaries, the job of the one may be lost in a failover that the other's note survives. So it
+//!    is kept for a while and pushed again, as clients' pushes are ([`super::replays`]).
+//! 4. What waits in a lane goes nowhere when the queue has other partitions than were thought: what is due is asked for again.
 //!    Else two proxies might push the same tick in two partitions.
 
 use std::time::Instant;
@@ -102,7 +104,7 @@ impl Queues {
         self.enter(lane, entry);
     }
 
-    /// What a tick came to.
+    /// What a tick came to, whose push is dealt with.
     pub(super) fn ticked(&mut self, key: LaneKey, tick: Tick, outcome: &Outcome, now: Instant) {
         let lane = &self.lanes[key as usize];
         let (queue, partition) = (lane.of, lane.origin.partition);
@@ -110,8 +112,17 @@ impl Queues {
             (Outcome::OutOfMemory, _) => self.keeper_failed(queue, now),
             (_, 0) if tick.next.is_none() => self.forget_ticks(queue, &tick.name, now),
             (_, 0) => {}
-            _ => self.enter_tick(queue, 0, Tick { push: None, ..tick }, now),
+            _ => self.enter_tick(queue, 0, tick, now),
         }
+    }
+
+    /// Partition 0 of this one's queue is on another primary. If this primary loses a job of a tick that was noted there, the tick
+    /// is not due again.
+    pub(super) fn is_noted_elsewhere(&self, key: LaneKey) -> bool {
+        let lane = &self.lanes[key as usize];
+        let authority = self.queues[lane.of as usize].lanes[0];
+        let primary = |lane: LaneKey| self.primaries.owner(self.lanes[lane as usize].partition.slot);
+        primary(key) != primary(authority)
     }
 
     /// Partition 0 has no such repeated job any more: what the others remember of it goes. Nobody waits for that, and what a

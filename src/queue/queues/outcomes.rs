@@ -184,7 +184,11 @@ impl Queues {
                     }
                     self.settle(key, to, outcome);
                 }
-                (outcome, Operation::Tick(tick)) => {
+                (outcome, Operation::Tick(mut tick)) => {
+                    let push = tick.push.take().filter(|_| self.is_noted_elsewhere(key));
+                    if let (Outcome::Pushed(ids), Some(push)) = (&outcome, push) {
+                        kept.extend(KeptJob::of(push, ids));
+                    }
                     self.ticked(key, *tick, &outcome, now);
                     self.settle(key, to, outcome);
                 }
