@@ -250,8 +250,9 @@ impl Single {
             }
             Self::Witness => look::settings(scripts, partition, settings),
             Self::Revive { whom, .. } => mend::revive(scripts, partition, settings, sequence, whom),
-            Self::Drop { noted } if *noted || settings.dropping => look::stats(scripts, partition, settings),
-            Self::Drop { .. } if settings.spread.is_none() => mend::drop(scripts, partition, settings, sequence),
+            Self::Drop { noted: true } if !settings.dropping => look::stats(scripts, partition, settings),
+            Self::Drop { .. } if settings.allocated() == 1 => mend::drop(scripts, partition, settings, sequence),
+            Self::Drop { .. } if settings.dropping => look::stats(scripts, partition, settings),
             // Before anything is gone it is known that all is to go: who dies on the way leaves no half of a queue.
             Self::Drop { .. } => {
                 let changes = [(DROPPING, "1".to_owned())];
@@ -295,17 +296,16 @@ impl Single {
                 Ok((mend::configured(reply)?, Step::Done(Reply::Ok)))
             }
             // If another proxy was faster, the queue was there all the same.
-            Self::Drop { noted } if noted || settings.dropping => {
+            Self::Drop { noted: true } if !settings.dropping => {
                 Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Integer(1))))
             }
-            Self::Drop { .. } if settings.spread.is_some() => {
-                Ok((mend::configured(reply)?, Step::Again(Self::Drop { noted: true })))
-            }
-            Self::DropPart { .. } => Ok((mend::counted(reply)?.0, Step::Done(Reply::Integer(1)))),
-            Self::Drop { .. } => {
+            Self::Drop { .. } if settings.allocated() == 1 => {
                 let (standing, dropped) = mend::counted(reply)?;
                 Ok((standing, Step::Done(Reply::Integer(dropped as i64))))
             }
+            Self::Drop { .. } if settings.dropping => Ok((look::stats_reply(reply)?.0, Step::Done(Reply::Integer(1)))),
+            Self::Drop { .. } => Ok((mend::configured(reply)?, Step::Again(Self::Drop { noted: true }))),
+            Self::DropPart { .. } => Ok((mend::counted(reply)?.0, Step::Done(Reply::Integer(1)))),
             Self::Job(_) => {
                 let (standing, view) = look::job_reply(reply)?;
                 let view = view.map(|view| Reply::View(origin, Box::new((settings.clone(), view))));

@@ -428,6 +428,21 @@ fn dropping_a_queue_leaves_nothing_and_its_ids_name_nothing() {
     }
 }
 
+#[test]
+fn a_queue_that_was_given_one_partition_is_dropped_as_any_other() {
+    in_both_protocols(|redis, _, client| {
+        for _ in 0..2 {
+            assert_eq!(client.run("QCONFIG SET q partitions 1").to_string(), "+OK");
+            client.run("QPUSH q x UNIQUE key GROUP name");
+            assert_eq!(client.run("QDROP q").integer(), 1);
+            assert_eq!(client.run("QLEN q").integer(), 0);
+            assert_eq!(redis.client().run("EXISTS q:{q/0}:settings q:{q/0}:jobs").integer(), 0);
+        }
+        push_many(client, "q", 0..3);
+        assert_eq!(stat(client, "q", "partitions"), 3);
+    });
+}
+
 /// Two proxies that are far from Redis come to the same drop, one as it was asked for that, the other as it met the note of it. What
 /// was pushed since is another queue's.
 #[test]
