@@ -11,11 +11,13 @@
 //! Decides only: no I/O, no clock. Which of a queue's partitions something goes to is decided before, by
 //! [`super::queues`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::flight::{Askers, Call, Flight, Wait};
+use super::gather::{BATCH_JOBS, Batch, Gathering};
 use super::id::Origin;
 use super::operation::{Operation, Priority, Push, QueueName};
 use super::pace::Pace;
@@ -23,8 +25,6 @@ use super::recent::Recent;
 use super::single::Single;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
-use crate::resp::OwnedRequest;
-use crate::script::batch::Shortage;
 use crate::script::{Changed, Partition, Settings};
 
 /// A lane's place among its worker's lanes.
@@ -33,15 +33,6 @@ pub type LaneKey = u32;
 pub type QueueKey = u32;
 /// Of a request whose parts go to several lanes.
 pub type FanKey = u32;
-
-/// Jobs that one call settles and pushes for its requests, at most; a pushed one counts twice, as it costs about twice as
-/// much. With [`BATCH_POPS`] that keeps a call below 2 ms beside a million jobs (benches/scripts.md). A single request may have
-/// more: a `QMPUSH` is all or nothing.
-pub const BATCH_JOBS: usize = 200;
-/// Jobs that one call pops, at most: the dearest part of a job's life.
-const BATCH_POPS: usize = 75;
-/// Payload bytes of one call, at most, unless a single request has more.
-const BATCH_BYTES: usize = 1024 * 1024;
 
 /// What waits in a lane.
 #[derive(Debug)]
@@ -59,13 +50,6 @@ pub struct Entry {
     pub since: Instant,
     /// The client has sent this before it had the reply to its last request, so their order matters.
     pub pipelined: bool,
-}
-
-impl Call {
-    /// It removes the queue.
-    pub fn drops(&self) -> bool {
-        matches!(self, Self::Single(Single::Drop { .. } | Single::DropPart { .. }))
-    }
 }
 
 impl From<Operation> for Work {
@@ -129,82 +113,6 @@ impl To {
             Self::Part(_, client) => client,
             Self::Keeper(_) | Self::Nobody => None,
         }
-    }
-}
-
-/// Who waits for a call's outcomes, in their order, and since when.
-pub type Askers = Vec<(To, Instant)>;
-
-/// The call that has been sent, and who waits for which of its outcomes.
-#[derive(Debug)]
-pub struct Flight {
-    pub sequence: u64,
-    pub sent: Instant,
-    pub call: Call,
-    /// Those that waited too long have been answered and are `Nobody` since.
-    pub to: Askers,
-    /// As it was sent, should Redis have forgotten the script.
-    pub bytes: Bytes,
-    pub wait: Option<Wait>,
-}
-
-impl Flight {
-    pub fn outgoing(&self) -> Outgoing {
-        Outgoing {
-            bytes: self.bytes.clone(),
-            waits: self.wait.is_some(),
-        }
-    }
-}
-
-/// A call as it is sent.
-#[derive(Debug)]
-pub struct Outgoing {
-    pub bytes: Bytes,
-    /// WAIT is the last of it.
-    pub waits: bool,
-}
-
-/// What WAIT is asked for behind a call that pushes.
-#[derive(Clone, Copy, Debug)]
-pub struct Wait {
-    pub replicas: u32,
-    pub timeout: Duration,
-}
-
-impl Wait {
-    /// Behind the call itself, in the same bytes.
-    pub fn behind(self, call: &Bytes) -> Bytes {
-        let (replicas, timeout) = (self.replicas.to_string(), self.timeout.as_millis().max(1).to_string());
-        let wait = OwnedRequest::from_words(&["WAIT", &replicas, &timeout]);
-        [call, wait.as_request().raw()].concat().into()
-    }
-
-    /// `None`: as many as were asked for have it.
-    pub fn shortage(self, confirmed: u32) -> Option<Shortage> {
-        (confirmed < self.replicas).then_some(Shortage {
-            confirmed,
-            asked: self.replicas,
-            within: self.timeout,
-        })
-    }
-}
-
-/// What a lane sends.
-#[derive(Debug)]
-pub enum Call {
-    Batch {
-        operations: Vec<Operation>,
-        /// Pops are parked here besides those in the batch.
-        parked: bool,
-    },
-    Single(Single),
-}
-
-impl Call {
-    fn pushes(&self) -> bool {
-        let is_push = |operation: &Operation| matches!(operation, Operation::Push(_));
-        matches!(self, Self::Batch { operations, .. } if operations.iter().any(is_push))
     }
 }
 
@@ -459,160 +367,29 @@ impl Lane {
         }
     }
 
-    // Gathering a batch:
-    //   1. What waits is taken in the order of its arrival, until the batch is full.
-    //   2. The script runs first what settles jobs, then pushes, then pops. That is a legal order for requests of
-    //      different clients, which nobody has ordered. For one client's pipeline it is legal while the phases rise:
-    //      a request that would overtake an earlier one of its client stays for the next batch, and so does all that
-    //      this client has sent behind it.
-    //   3. Parked pops come before the others: they have waited longest. There are as many of them as there may be jobs;
-    //      where there are any, the others get half of the room at most.
+    /// All that can go in one call. As many parked pops are in it as there may be jobs for.
     fn gather(&mut self, pops: &mut Pops) -> Batch {
-        let mut batch = Batch::default();
-        let mut stay = VecDeque::new();
-        let mut order = (self.pipelined > 0).then(PhaseOrder::default);
-        let mut pushed = 0;
-        let mut popping = Vec::new();
-        let others = BATCH_POPS / if self.parked.live() > 0 { 2 } else { 1 };
-        while let Some(entry) = self.waiting.pop_front() {
-            if batch.is_full() || popping.len() == others {
-                stay.push_back(entry);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let mut gathering = Gathering::new(&mut waiting, pops, self.pipelined > 0, self.parked.live() > 0);
+        self.replace_waiting(waiting);
+
+        let hopeful = std::mem::take(&mut self.hopeful) + gathering.readied;
+        for _ in 0..hopeful.min(self.parked.live()) {
+            if !gathering.has_room_for_pops() {
                 break;
             }
-            let phase = Phase::of(&entry.work);
-            if let (Some(order), Some(client)) = (&mut order, entry.to.client())
-                && !order.admits(client, phase)
-            {
-                stay.push_back(entry);
-                continue;
-            }
-            match entry.work {
-                Work::Operation(operation) => {
-                    pushed += readied(&operation);
-                    batch.weigh(&operation);
-                    batch.add(operation, entry.to, entry.since);
-                }
-                Work::Pop => popping.push((entry.to, entry.since)),
-                Work::Single(_) => stay.push_back(entry), // its phase admits nothing: see `Phase::Alone`
-            }
-        }
-        stay.append(&mut self.waiting);
-        self.replace_waiting(stay);
-
-        let room = BATCH_POPS.saturating_sub(popping.len());
-        let hopeful = (self.hopeful + pushed).min(self.parked.live()).min(room);
-        self.hopeful = 0;
-        for _ in 0..hopeful {
             let Some(asker) = self.parked.take_oldest(pops) else {
                 break;
             };
             self.taken.push(asker);
-            batch.add_pop(To::Pop(asker), pops);
+            gathering.add_pop(To::Pop(asker), pops);
         }
-        for (to, _) in popping {
-            batch.add_pop(to, pops);
-        }
-        batch
+        gathering.finish(pops)
     }
 
     fn replace_waiting(&mut self, waiting: VecDeque<Entry>) {
         self.pipelined = waiting.iter().filter(|entry| entry.pipelined).count();
         self.waiting_bytes = waiting.iter().map(Entry::bytes).sum();
         self.waiting = waiting;
-    }
-}
-
-/// How many jobs this makes ready, at most, for those who wait.
-fn readied(operation: &Operation) -> usize {
-    match operation {
-        Operation::Push(push) => push.payloads.len(),
-        Operation::Tick(tick) => tick.push.as_ref().map_or(0, |push| push.payloads.len()),
-        Operation::Return(returns) => returns.len(),
-        Operation::Nack(nack) => nack.claims.len(),
-        Operation::Lapse(claims) => claims.len(),
-        Operation::Ack(_) | Operation::Finish(_) | Operation::Extend { .. } | Operation::Pop(_) => 0,
-    }
-}
-
-#[derive(Default)]
-struct Batch {
-    operations: Vec<Operation>,
-    to: Vec<(To, Instant)>,
-    jobs: usize,
-    /// Asked for by its pops.
-    popped: usize,
-    bytes: usize,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.jobs >= BATCH_JOBS || self.bytes >= BATCH_BYTES
-    }
-
-    fn weigh(&mut self, operation: &Operation) {
-        let (jobs, bytes) = match operation {
-            Operation::Push(_) | Operation::Tick(_) => {
-                let pushed = operation.push();
-                pushed.map_or((0, 0), |push| (2 * push.payloads.len(), push.bytes()))
-            }
-            Operation::Ack(claims) | Operation::Extend { claims, .. } | Operation::Lapse(claims) => (claims.len(), 0),
-            Operation::Finish(finish) => (finish.claims.len(), finish.result.len()),
-            Operation::Nack(nack) => (nack.claims.len(), 0),
-            Operation::Return(returns) => (returns.len(), 0),
-            Operation::Pop(_) => (0, 0), // these have a bound of their own
-        };
-        self.jobs += jobs;
-        self.bytes += bytes;
-    }
-
-    fn add(&mut self, operation: Operation, to: To, since: Instant) {
-        self.operations.push(operation);
-        self.to.push((to, since));
-    }
-
-    /// A pop that is gone by now, because its client is, asks for nothing.
-    fn add_pop(&mut self, to: To, pops: &Pops) {
-        let To::Pop(asker) = to else { return };
-        let Some(request) = pops.get(&asker) else { return };
-        let mut pop = request.pop;
-        let room = BATCH_POPS.saturating_sub(self.popped).max(1);
-        pop.count = pop.count.min(room as u32);
-        self.popped += pop.count as usize;
-        pop.waits = request.may_park();
-        self.add(Operation::Pop(pop), to, request.since);
-    }
-}
-
-/// The order in which the batch script runs what it is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Settle,
-    Push,
-    Pop,
-    /// In no batch at all, nor anything that its client sends behind it.
-    Alone,
-}
-
-impl Phase {
-    fn of(work: &Work) -> Self {
-        match work {
-            Work::Operation(Operation::Push(_) | Operation::Tick(_)) => Self::Push,
-            Work::Operation(Operation::Pop(_)) | Work::Pop => Self::Pop,
-            Work::Operation(_) => Self::Settle,
-            Work::Single(_) => Self::Alone,
-        }
-    }
-}
-
-/// How far each client's requests have come in the batch being gathered.
-#[derive(Default)]
-struct PhaseOrder(HashMap<ClientKey, Phase, ahash::RandomState>);
-
-impl PhaseOrder {
-    fn admits(&mut self, client: ClientKey, phase: Phase) -> bool {
-        let reached = self.0.entry(client).or_insert(Phase::Settle);
-        let admitted = phase >= *reached && phase != Phase::Alone;
-        *reached = if admitted { phase } else { Phase::Alone };
-        admitted
     }
 }

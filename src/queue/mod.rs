@@ -2,7 +2,8 @@
 //!
 //! - [`parse`]: a queue command → what it asks. [`operation`]: the words for that. [`id`]: how a job is named.
 //!   [`payload`]: how its payload is kept.
-//! - [`queues`]: all queues as one worker sees them. [`lane`]: one of them, and what goes in one batch, [`pace`]: and when.
+//! - [`queues`]: all queues as one worker sees them. [`lane`]: one partition of one of them; [`gather`]: what goes in one call,
+//!   [`pace`]: and when, [`flight`]: and what is known of it until its reply is here.
 //!   [`waiting`]: pops that wait. [`awaiting`]: who waits for a job's end.
 //! - [`single`]: calls that stand for themselves. [`settings`]: what a queue goes by.
 //! - [`cron`]: repeated jobs. [`crons`]: who sees to it that they are pushed.
@@ -13,6 +14,8 @@
 pub mod awaiting;
 pub mod cron;
 pub mod crons;
+pub mod flight;
+pub mod gather;
 pub mod id;
 pub mod lane;
 pub mod names;

@@ -26,7 +26,8 @@ use slab::Slab;
 
 use super::awaiting::Awaiting;
 use super::crons::Crons;
-use super::lane::{Askers, Call, Flight, Lane, LaneKey, Outgoing, QueueKey, To};
+use super::flight::{Askers, Call, Flight, Outgoing};
+use super::lane::{Lane, LaneKey, QueueKey, To};
 use super::operation::QueueName;
 use super::reply::Reply;
 use super::spread::Primaries;

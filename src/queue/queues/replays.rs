@@ -4,7 +4,8 @@ use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use super::Queues;
-use crate::queue::lane::{Entry, Flight, LaneKey, Outgoing, To, Work};
+use crate::queue::flight::{Flight, Outgoing};
+use crate::queue::lane::{Entry, LaneKey, To, Work};
 use crate::queue::operation::{Operation, Return};
 use crate::queue::recent::{KEPT_BYTES, KeptJob};
 use crate::queue::single::Single;

@@ -17,7 +17,8 @@ use smallvec::SmallVec;
 
 use super::Queues;
 use crate::asker::Asker;
-use crate::queue::lane::{BATCH_JOBS, Entry, LaneKey, QueueKey, To, Work};
+use crate::queue::gather::BATCH_JOBS;
+use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
 use crate::queue::operation::{Operation, Priority, Push};
 
 /// Calls to all partitions of the queue together, during which it is one partition's turn.
