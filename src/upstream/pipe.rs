@@ -77,6 +77,11 @@ impl<T> Pending<T> {
         }
     }
 
+    /// It is on the wire to its last byte. One that is not is not executed.
+    fn is_whole(&self, written: u64) -> bool {
+        self.start + self.len as u64 <= written
+    }
+
     /// It is here by another node's word, for this once.
     pub fn is_asking(&self) -> bool {
         self.asking != Asking::No
@@ -260,9 +265,11 @@ impl<T> Pipe<T> {
         there_was_one
     }
 
-    /// Redis refuses, and every request that it has been sent has been answered or refused: time for a new connection.
+    /// Redis refuses, and every request that it has been sent has been answered or refused: time for a new connection. One
+    /// of which it has only a part is none of them: the rest is not sent any more, so it is not executed.
     pub fn wants_another_connection(&self) -> bool {
-        !self.refused.is_empty() && self.front().is_none() && self.surplus == 0
+        let is_owed = self.front().is_some_and(|front| front.is_whole(self.written)) || self.surplus > 0;
+        !self.refused.is_empty() && !is_owed
     }
 
     /// The connection is gone. Everything goes out again, but for what may have been executed and must not be executed
@@ -271,9 +278,7 @@ impl<T> Pipe<T> {
         let old = std::mem::take(self);
         let (mut again, mut doubtful) = (old.refused, Vec::new());
         for request in old.pending {
-            // A request that is not whole on the wire is not executed.
-            let is_whole = request.start + request.len as u64 <= old.written;
-            match is_whole && request.repeat == Repeat::Unsafe {
+            match request.is_whole(old.written) && request.repeat == Repeat::Unsafe {
                 true => doubtful.push(request),
                 false => again.push(unsent(request, old.base, &old.out)),
             }
@@ -415,6 +420,17 @@ mod tests {
         let Lost { again, doubtful } = pipe.lost();
         assert!(doubtful.is_empty());
         assert_eq!(texts(again), ["set-1", "set-3"]);
+    }
+
+    #[test]
+    fn what_was_sent_in_part_when_another_was_refused_holds_up_no_new_connection() {
+        let mut pipe = pipe(&[("set-1", Repeat::Unsafe), ("set-2", Repeat::Unsafe)]);
+        pipe.wrote("set-1se".len());
+        assert!(pipe.refused());
+        assert!(pipe.unsent().is_empty() && pipe.wants_another_connection());
+        let Lost { again, doubtful } = pipe.lost();
+        assert!(doubtful.is_empty());
+        assert_eq!(texts(again), ["set-1", "set-2"]);
     }
 
     #[test]
