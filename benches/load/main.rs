@@ -47,7 +47,7 @@ struct Arguments {
 
 type Measure = fn(&Settings, &mut Report) -> Result<()>;
 
-const MEASUREMENTS: [(&str, &str, Measure); 13] = [
+const MEASUREMENTS: [(&str, &str, Measure); 14] = [
     (
         "jobs-50",
         "Redis's CPU a whole job, 50 + 50 clients, against a bare list",
@@ -58,6 +58,11 @@ const MEASUREMENTS: [(&str, &str, Measure); 13] = [
         "partitions",
         "Redis's CPU a whole job, three partitions against one, on one Redis",
         jobs::partitions,
+    ),
+    (
+        "cluster",
+        "Redis's CPU a whole job over a cluster of three processes, against one",
+        jobs::cluster,
     ),
     (
         "whole",

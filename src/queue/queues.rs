@@ -212,16 +212,14 @@ impl Queues {
             self.left_others(key, asker);
         }
         self.sequence += 1;
-        let (queue, batch) = (self.lanes[key as usize].of, matches!(call, Call::Batch { .. }));
+        let lane = &self.lanes[key as usize];
         if let Call::Batch { operations, .. } = &call {
+            let (queue, partition, requests) = (lane.of, lane.origin.partition, operations.len());
             self.tally.batches += 1;
-            self.tally.batched += operations.len() as u64;
+            self.tally.batched += requests as u64;
+            self.turn_sent(queue, partition, requests);
         }
-        let outgoing = self.fly(key, call, to, self.sequence, now);
-        if batch {
-            self.turn_sent(queue);
-        }
-        Some(outgoing)
+        Some(self.fly(key, call, to, self.sequence, now))
     }
 
     /// The call is in flight as soon as what comes back is sent.

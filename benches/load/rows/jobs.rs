@@ -7,6 +7,7 @@ use super::{Settings, redis_and_proxy};
 use crate::closed::{Closed, Crew, Outcome};
 use crate::flow::Dialect;
 use crate::peers::Peer;
+use crate::support::cluster::Cluster;
 use crate::support::{Proxy, RedisServer};
 use crate::table::{Goal, Report, Row, median};
 
@@ -30,11 +31,11 @@ fn against_bare_list(settings: &Settings, report: &mut Report, each: usize, goal
     let mut last = None;
     for round in 0..settings.rounds {
         let queue = format!("jobs-{round}");
-        let (through, scripts) = through_the_proxy(&redis, &proxy, &queue, crew)?;
+        let through = through_the_proxy(&[&redis], &proxy, &queue, crew)?;
         let direct = bare_list(&redis, &format!("list-{round}"), crew)?;
-        ours.push(through.cpu_a_job(0));
+        ours.push(through.redis);
         bare.push(direct.cpu_a_job(0));
-        last = Some((through, scripts, direct));
+        last = Some((through, direct));
     }
     report.row(Row {
         what: format!("Redis CPU a job, {each} + {each} clients"),
@@ -44,13 +45,9 @@ fn against_bare_list(settings: &Settings, report: &mut Report, each: usize, goal
         goal: Goal::Ratio(goal),
         aim: Some(aim),
     });
-    if let Some((through, scripts, direct)) = last {
+    if let Some((through, direct)) = last {
         let name = format!("{each} + {each}, last round");
-        report.note(format!("{name}, ours: {}", told(&through)));
-        report.note(format!(
-            "{name}, ours: {scripts}; proxy CPU {:.1} us a job",
-            through.cpu_a_job(1)
-        ));
+        through.tell(&format!("{name}, ours"), report);
         report.note(format!("{name}, bare list: {}", told(&direct)));
     }
     Ok(())
@@ -70,13 +67,10 @@ pub fn partitions(settings: &Settings, report: &mut Report) -> Result<()> {
                 let queue = format!("in-{partitions}-{each}-{round}");
                 let set = ["QCONFIG", "SET", &queue, "partitions", &partitions.to_string()];
                 proxy.client().call(&set);
-                let (outcome, scripts) = through_the_proxy(&redis, &proxy, &queue, crew)?;
-                figures.push(outcome.cpu_a_job(0));
+                let through = through_the_proxy(&[&redis], &proxy, &queue, crew)?;
+                figures.push(through.redis);
                 if round + 1 == settings.rounds {
-                    let name = format!("{each} + {each}, {partitions} partitions, last round");
-                    let proxy_cpu = outcome.cpu_a_job(1);
-                    report.note(format!("{name}: {}", told(&outcome)));
-                    report.note(format!("{name}: {scripts}; proxy CPU {proxy_cpu:.1} us a job"));
+                    through.tell(&format!("{each} + {each}, {partitions} partitions, last round"), report);
                 }
             }
         }
@@ -92,20 +86,119 @@ pub fn partitions(settings: &Settings, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// One run of ours; the CPU figures are Redis's and the proxy's. With it, what the scripts had of Redis's.
-fn through_the_proxy(redis: &RedisServer, proxy: &Proxy, queue: &str, crew: Crew) -> Result<(Outcome, String)> {
-    redis.client().run("CONFIG RESETSTAT");
-    let (dialect, pids) = (Dialect::Queue, [redis.pid(), proxy.pid()]);
+/// The same queue over the three primaries of a cluster, each a process of its own, and on one Redis: what it costs to be spread
+/// over several, and whether each carries its share.
+pub fn cluster(settings: &Settings, report: &mut Report) -> Result<()> {
+    let cluster = Cluster::start_with(3, 0, &["--appendonly", "no"]);
+    let spread = Proxy::before_cluster(&cluster.seeds())
+        .workers(settings.workers)
+        .start();
+    let primaries: Vec<_> = cluster.nodes.iter().map(|node| &node.server).collect();
+    let (redis, single) = redis_and_proxy(settings.workers);
+    for each in [50, 500] {
+        let crew = Crew::Apart {
+            producers: each,
+            consumers: each,
+        };
+        let (mut three, mut one, mut furthest) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..settings.rounds {
+            let queue = format!("over-{each}-{round}");
+            let set = spread.client().call(&["QCONFIG", "SET", &queue, "partitions", "3"]);
+            anyhow::ensure!(!set.is_error(""), "{set}");
+            let over = through_the_proxy(&primaries, &spread, &queue, crew)?;
+            let on_one = through_the_proxy(&[&redis], &single, &queue, crew)?;
+            let shares = shares(&primaries, &queue);
+            let off = shares.iter().map(|share| (share - 100.0 / 3.0).abs());
+            furthest.push(off.fold(0.0, f64::max));
+            three.push(over.redis);
+            one.push(on_one.redis);
+            if round + 1 == settings.rounds {
+                let name = format!("{each} + {each}, last round");
+                over.tell(&format!("{name}, three primaries"), report);
+                on_one.tell(&format!("{name}, one Redis"), report);
+                let shares: Vec<_> = shares.iter().map(|share| format!("{share:.1} %")).collect();
+                report.note(format!("{name}, jobs of each primary: {}", shares.join(", ")));
+            }
+        }
+        report.row(Row {
+            what: format!("Redis CPU a job, three primaries, {each} + {each} clients"),
+            unit: "us",
+            ours: median(three),
+            peer: Some(("one Redis", median(one))),
+            goal: Goal::Ratio(1.3),
+            aim: None,
+        });
+        report.row(Row {
+            what: format!("A primary's jobs off a third, {each} + {each} clients"),
+            unit: "%",
+            ours: median(furthest),
+            peer: None,
+            goal: Goal::Value(5.0),
+            aim: None,
+        });
+    }
+    Ok(())
+}
+
+/// Of a queue's pushes, in per cent, what each Redis has taken.
+fn shares(servers: &[&RedisServer], queue: &str) -> Vec<f64> {
+    let pushed = |server: &&RedisServer| {
+        let mut client = server.client();
+        let keys = client.call(&["KEYS", &format!("q:{{{queue}/*}}:stats")]);
+        let of_each = keys
+            .items()
+            .iter()
+            .map(|key| client.call(&["HGET", &key.text(), "pushed"]));
+        of_each
+            .filter_map(|pushed| pushed.text().parse::<f64>().ok())
+            .sum::<f64>()
+    };
+    let all: Vec<f64> = servers.iter().map(pushed).collect();
+    let sum: f64 = all.iter().sum();
+    all.into_iter().map(|pushed| 100.0 * pushed / sum).collect()
+}
+
+/// One run of ours: microseconds of CPU a job, of all Redis servers together and of the proxy, and what the scripts had of
+/// the former.
+struct Through {
+    outcome: Outcome,
+    redis: f64,
+    proxy: f64,
+    scripts: String,
+}
+
+impl Through {
+    fn tell(&self, name: &str, report: &mut Report) {
+        let Through {
+            outcome,
+            proxy,
+            scripts,
+            ..
+        } = self;
+        report.note(format!("{name}: {}", told(outcome)));
+        report.note(format!("{name}: {scripts}; proxy CPU {proxy:.1} us a job"));
+    }
+}
+
+fn through_the_proxy(servers: &[&RedisServer], proxy: &Proxy, queue: &str, crew: Crew) -> Result<Through> {
+    for server in servers {
+        server.client().run("CONFIG RESETSTAT");
+    }
+    let pids: Vec<_> = servers.iter().map(|server| server.pid()).chain([proxy.pid()]).collect();
     let outcome = Closed {
-        dialect,
+        dialect: Dialect::Queue,
         address: &proxy.address(),
         queue,
         crew,
         pids: &pids,
     }
     .run()?;
-    let scripts = script_share(redis, outcome.all_jobs)?;
-    Ok((outcome, scripts))
+    Ok(Through {
+        redis: (0..servers.len()).map(|server| outcome.cpu_a_job(server)).sum(),
+        proxy: outcome.cpu_a_job(servers.len()),
+        scripts: script_share(servers, outcome.all_jobs)?,
+        outcome,
+    })
 }
 
 fn bare_list(redis: &RedisServer, list: &str, crew: Crew) -> Result<Outcome> {
@@ -130,12 +223,17 @@ pub fn whole(settings: &Settings, report: &mut Report) -> Result<()> {
     let (mut ours, mut theirs, mut streams) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..settings.rounds {
         let queue = format!("whole-{round}");
-        let (through, scripts) = through_the_proxy(&redis, &proxy, &queue, crew)?;
-        ours.push(through.cpu_a_job(0) + through.cpu_a_job(1));
-        let (redis_share, proxy_share) = (through.cpu_a_job(0), through.cpu_a_job(1));
-        report.note(format!("whole, ours: {}", told(&through)));
+        let through = through_the_proxy(&[&redis], &proxy, &queue, crew)?;
+        ours.push(through.redis + through.proxy);
+        report.note(format!("whole, ours: {}", told(&through.outcome)));
+        let Through {
+            redis: of_redis,
+            proxy: of_proxy,
+            scripts,
+            ..
+        } = through;
         report.note(format!(
-            "whole, ours: Redis {redis_share:.1} + proxy {proxy_share:.1} us a job; {scripts}"
+            "whole, ours: Redis {of_redis:.1} + proxy {of_proxy:.1} us a job; {scripts}"
         ));
 
         if let Some(beanstalkd) = &beanstalkd {
@@ -184,15 +282,19 @@ pub fn whole(settings: &Settings, report: &mut Report) -> Result<()> {
 
 /// What the scripts had of Redis's time since its statistics were reset, by its own count (`INFO commandstats`).
 /// The rest of its CPU time is reading, parsing, writing: what a batch pays once, however many jobs are in it.
-fn script_share(redis: &RedisServer, jobs: u64) -> Result<String> {
-    let stats = redis.info("cmdstat_evalsha");
-    let number = |name: &str| {
-        let found = stats
-            .split(',')
-            .find_map(|part| part.strip_prefix(name)?.parse::<f64>().ok());
-        found.with_context(|| format!("no {name} in {stats}"))
-    };
-    let (calls, microseconds) = (number("calls=")?, number("usec=")?);
+fn script_share(servers: &[&RedisServer], jobs: u64) -> Result<String> {
+    let (mut calls, mut microseconds) = (0.0, 0.0);
+    for server in servers {
+        let stats = server.info("cmdstat_evalsha");
+        let number = |name: &str| {
+            let found = stats
+                .split(',')
+                .find_map(|part| part.strip_prefix(name)?.parse::<f64>().ok());
+            found.with_context(|| format!("no {name} in {stats}"))
+        };
+        calls += number("calls=")?;
+        microseconds += number("usec=")?;
+    }
     let jobs = jobs as f64;
     Ok(format!(
         "{:.3} script calls a job, {:.1} us in them ({:.1} us a call)",

@@ -21,8 +21,11 @@ use crate::queue::gather::BATCH_JOBS;
 use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
 use crate::queue::operation::{Operation, Priority, Push};
 
-/// Calls to all partitions of the queue together, during which it is one partition's turn.
-const CALLS: u32 = 8;
+/// A turn lasts for so many calls of a crowd to the partition that has it, for half as many of a lone client's, or for four times as
+/// many to the others. After each change these get the acknowledgements of jobs that came from them, in small calls, of which there
+/// are the fewer the seldomer it changes.
+const CALLS: u32 = 16;
+const OTHERS: u32 = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Turn {
@@ -30,6 +33,7 @@ pub(super) struct Turn {
     pop: u16,
     /// Of those that are active.
     push: u16,
+    /// Those to others; one to the partition itself counts as several.
     calls: u32,
     /// The partition whose turn it is has replied since it began: what is known of it is fresh.
     heard: bool,
@@ -37,13 +41,19 @@ pub(super) struct Turn {
 
 impl Queues {
     /// A batch goes to one of the queue's partitions.
-    pub(super) fn turn_sent(&mut self, queue: QueueKey) {
+    pub(super) fn turn_sent(&mut self, queue: QueueKey, partition: u16, requests: usize) {
         let known = &mut self.queues[queue as usize];
         if known.lanes.len() == 1 {
             return;
         }
-        known.turn.calls += 1;
-        if known.turn.calls >= CALLS {
+        let turn = &mut known.turn;
+        let is_its = [turn.pop, turn.push].contains(&partition);
+        turn.calls += match (is_its, requests) {
+            (true, 0 | 1) => 2 * OTHERS,
+            (true, _) => OTHERS,
+            (false, _) => 1,
+        };
+        if turn.calls >= CALLS * OTHERS {
             self.pass_turn(queue);
         }
     }
