@@ -616,6 +616,18 @@ fn wait_for_all_primaries(client: &mut Client, queue: &str) {
     });
 }
 
+/// Pushes until each partition has got a job: a primary to which there is no connection yet gets none. How many it took.
+fn push_to_each(client: &mut Client, queue: &str) -> usize {
+    let (mut pushed, mut seen) = (0, BTreeMap::new());
+    wait_until(PATIENCE, "each primary gets a job", || {
+        let id = client.call(&["QPUSH", queue, "first"]).text();
+        pushed += 1;
+        *seen.entry(partition_of(&id)).or_insert(0) += 1;
+        seen.len() == 3
+    });
+    pushed
+}
+
 #[test]
 fn a_cluster_has_a_partition_on_each_primary_and_each_carries_a_third() {
     let cluster = Cluster::start(3, 0);
@@ -623,6 +635,8 @@ fn a_cluster_has_a_partition_on_each_primary_and_each_carries_a_third() {
     let mut client = proxy.client();
     for queue in ["a", "orders", "mail:eu", "x-y.z"] {
         wait_for_all_primaries(&mut client, queue);
+        let first = push_to_each(&mut client, queue);
+        assert_eq!(client.call(&["QPURGE", queue]).integer() as usize, first);
         push_many(&mut client, queue, 0..600);
         let shares = shares(&cluster, queue);
         assert!(
@@ -652,8 +666,8 @@ fn a_primary_that_is_gone_holds_up_nobody_who_can_go_elsewhere() {
     let proxy = plan.set("upstream.failover_timeout", "\"60s\"").start();
     let mut client = proxy.client();
     wait_for_all_primaries(&mut client, "q");
-    push_many(&mut client, "q", 0..30);
-    assert_eq!(pop_all(&mut client, "q").len(), 30);
+    let first = push_to_each(&mut client, "q");
+    assert_eq!(pop_all(&mut client, "q").len(), first);
     let gone = (0..3)
         .find(|node| !cluster.nodes[*node].try_call("KEYS q:{q/2*}:jobs").items().is_empty())
         .unwrap();
