@@ -148,7 +148,8 @@ pub struct Queue {
     /// The longest such wait, up to 3650d.
     pub max_backoff: Option<Period>,
     /// Over how many partitions the queue spreads from its first push on, up to 64. 0: one in embedded, single and sentinel
-    /// mode, one for each primary in cluster mode, and more when there are more primaries. Not more than its `concurrency` or `max_len`, which they share.
+    /// mode, one for each primary in cluster mode, and more when there are more primaries. Not more than its `concurrency` or
+    /// `max_len`, which they share.
     pub partitions: Option<Count>,
     /// Ready and delayed jobs that the queue takes before it answers QFULL. 0: no bound.
     pub max_len: Option<Count>,

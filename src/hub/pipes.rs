@@ -24,8 +24,7 @@ use crate::upstream::link::{LinkError, PipeKind};
 use crate::upstream::pipe::{Lost, Repeat};
 use crate::upstream::topology::Doubt;
 
-pub use state::Role;
-pub(super) use state::{PipeState, Target};
+pub(super) use state::{PipeState, Role, Target};
 
 /// A call that has been in doubt for so long is not repeated: Redis keeps a lane's last outcome for ten minutes.
 const DOUBT: Duration = Duration::from_secs(300);

@@ -29,7 +29,6 @@ use super::redirect::Address;
 use super::topology::{SLOTS, Shard, Snapshot, Topology, Watcher};
 use crate::config::{Config, Endpoint};
 use crate::resp::reader::{BadReply, Element, Reader};
-use crate::stream::Stream;
 
 /// A node that answers nothing (it may be on the machine that died) holds up the others for no longer while in a hurry.
 const HURRY_PATIENCE: Duration = Duration::from_millis(250);
@@ -360,13 +359,13 @@ async fn within<T>(patience: Duration, asking: impl Future<Output = Result<T, St
 async fn ask(node: &Endpoint, config: &Config) -> Result<Word, String> {
     let lost = |error: LinkError| error.in_full();
     let stream = link::enter(node, config).await.map_err(lost)?;
-    let slots = call(&stream, &["CLUSTER", "SLOTS"]).await?;
+    let slots = link::ask(&stream, &["CLUSTER", "SLOTS"]).await?;
     // After the slots, never before: the map is of this election or a later one.
-    let info = call(&stream, &["CLUSTER", "INFO"]).await?;
+    let info = link::ask(&stream, &["CLUSTER", "INFO"]).await?;
     let (epoch, is_ok) = read_epoch(&info)?;
     let failed = match memchr::memmem::find(&info, b"cluster_slots_fail:0\r").is_some() {
         true => Vec::new(),
-        false => read_failed(&call(&stream, &["CLUSTER", "NODES"]).await?),
+        false => read_failed(&link::ask(&stream, &["CLUSTER", "NODES"]).await?),
     };
     let (ranges, ids) =
         read_slots(slots, node).map_err(|error| format!("its CLUSTER SLOTS is not understood: {error}"))?;
@@ -399,16 +398,7 @@ fn read_failed(nodes: &[u8]) -> Vec<(u16, u16)> {
 
 async fn ask_epoch(node: &Endpoint, config: &Config) -> Result<(u64, bool), String> {
     let stream = link::enter(node, config).await.map_err(|error| error.in_full())?;
-    read_epoch(&call(&stream, &["CLUSTER", "INFO"]).await?)
-}
-
-async fn call(stream: &Stream, words: &[&str]) -> Result<Bytes, String> {
-    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-    let reply = link::call(stream, &words).await.map_err(|error| error.in_full())?;
-    match reply.strip_prefix(b"-") {
-        Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
-        None => Ok(reply),
-    }
+    read_epoch(&link::ask(&stream, &["CLUSTER", "INFO"]).await?)
 }
 
 /// The number of the last election, and whether the cluster serves.

@@ -196,6 +196,16 @@ pub async fn call(stream: &Stream, words: &[String]) -> Result<Bytes, LinkError>
     Frames::new(stream).next().await
 }
 
+/// The same, for what is told to people: an error, ours or one that was replied, as its text.
+pub async fn ask(stream: &Stream, words: &[&str]) -> Result<Bytes, String> {
+    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    let reply = call(stream, &words).await.map_err(|error| error.in_full())?;
+    match reply.strip_prefix(b"-") {
+        Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
+        None => Ok(reply),
+    }
+}
+
 async fn write(stream: &Stream, words: &[String]) -> Result<(), LinkError> {
     let request = OwnedRequest::from_words(words);
     let mut unsent = request.as_request().raw();

@@ -201,25 +201,16 @@ async fn enter(sentinel: &Endpoint, settings: &Sentinels) -> Result<Stream, Stri
         let password = credentials.password.read()?;
         let password = password.expose();
         match &credentials.username {
-            Some(user) => call(&stream, &["AUTH", user, password]).await?,
-            None => call(&stream, &["AUTH", password]).await?,
+            Some(user) => link::ask(&stream, &["AUTH", user, password]).await?,
+            None => link::ask(&stream, &["AUTH", password]).await?,
         };
     }
     Ok(stream)
 }
 
-async fn call(stream: &Stream, words: &[&str]) -> Result<Bytes, String> {
-    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-    let reply = link::call(stream, &words).await.map_err(|error| error.in_full())?;
-    match reply.strip_prefix(b"-") {
-        Some(error) => Err(String::from_utf8_lossy(error.trim_ascii_end()).into_owned()),
-        None => Ok(reply),
-    }
-}
-
 pub async fn ask(sentinel: &Endpoint, settings: &Sentinels) -> Result<Word, String> {
     let stream = enter(sentinel, settings).await?;
-    let about = async |what: &str| call(&stream, &["SENTINEL", what, &settings.master]).await;
+    let about = async |what: &str| link::ask(&stream, &["SENTINEL", what, &settings.master]).await;
     let master = about("MASTER").await?;
     // After the epoch, never before: the leader of an election takes the new epoch and the new address in one step, so
     // what is asked in this order is never an old address with a new epoch, which would be believed for ever.

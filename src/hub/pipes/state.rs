@@ -39,7 +39,7 @@ pub(in crate::hub) enum Target {
 
 /// What a pipe is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(in crate::hub) enum Role {
     /// Requests of that protocol and database; among them are the queues' calls.
     Requests(PipeKind),
     /// It only listens to wake-ups. It is one of its own because Redis closes a connection that listens to any as
