@@ -39,6 +39,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     raise_file_limit(config.limits.max_clients);
     // The listeners first: what is wrong with them should be said before anything is started.
     let listeners = bind_all(&config)?;
+    let admin = config.admin.map(admin::bind).transpose()?;
     let embedded = match &config.upstream.source {
         Source::Embedded(settings) => tokio::select! {
             embedded = Embedded::start(settings) => Some(embedded?),
@@ -51,7 +52,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let facts = learn(&mut topology, &config).await;
     let stop = CancellationToken::new();
     let (shared, threads) = start_workers(config, topology, facts, listeners, &stop)?;
-    let admin = admin::start(shared.clone(), stop.clone())?;
+    let admin = admin.map(|listener| admin::start(listener, shared.clone(), stop.clone()));
+    let admin = admin.transpose()?;
     info!(addresses = ?shared.config.listen.addresses, workers = threads.len(), "serving clients");
 
     let examined = async {

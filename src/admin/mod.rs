@@ -3,6 +3,7 @@
 
 mod metrics;
 
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
@@ -17,13 +18,15 @@ use tracing::error;
 use crate::hub::Shared;
 use metrics::Exposition;
 
-/// Serves until it is dropped, or `stop`. `None`: the configuration names no address.
-pub fn start(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<Option<DropGuard>> {
-    let Some(address) = shared.config.admin else {
-        return Ok(None);
-    };
-    let listener = std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+/// Whoever connects waits until it is served.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until it is dropped, or `stop`.
+pub fn start(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<DropGuard> {
     let exposition = Exposition::new(shared.clone())?;
     let app = Router::new()
         .route(
@@ -54,7 +57,7 @@ pub fn start(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<Opt
             }
         });
     })?;
-    Ok(Some(stop.drop_guard()))
+    Ok(stop.drop_guard())
 }
 
 fn ready(exposition: &Exposition) -> (StatusCode, String) {

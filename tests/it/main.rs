@@ -38,6 +38,7 @@ mod servers;
 mod shapes;
 mod slow;
 mod spread;
+mod start;
 mod tls;
 mod tour;
 mod transcripts;
