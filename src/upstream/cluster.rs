@@ -31,9 +31,8 @@ use word::Word;
 use super::topology::{Snapshot, Topology, Watcher};
 use crate::config::{Config, Endpoint};
 
-/// A node that answers nothing (it may be on the machine that died) holds up the others for no longer while in a hurry.
-const HURRY_PATIENCE: Duration = Duration::from_millis(250);
-/// And while another one is left to be asked, or one has answered, for no longer than this.
+/// While in a hurry a node that answers nothing (it may be on the machine that died) holds up the others for no longer. It
+/// goes on being waited for: all of them may take their time.
 const ALONE: Duration = Duration::from_millis(50);
 /// A node that failed is asked after the others for so long.
 const SHUNNED: Duration = Duration::from_secs(10);
@@ -41,15 +40,6 @@ const SHUNNED: Duration = Duration::from_secs(10);
 const ASKED: usize = 8;
 
 type Said<T> = (Endpoint, Result<T, String>);
-
-/// How long a node is waited for.
-#[derive(Clone, Copy)]
-struct Pace {
-    /// Before it is taken for dead.
-    patience: Duration,
-    /// Before another one is asked too.
-    alone: Duration,
-}
 
 struct Cluster {
     config: Rc<Config>,
@@ -93,36 +83,30 @@ impl Cluster {
                 doubt = self.watcher.doubted() => timing.doubted(doubt, Instant::now()),
             }
             let now = Instant::now();
-            let pace = self.pace(timing.is_in_hurry(now));
             match timing.due(now) {
                 Due::Nothing => {}
-                Due::Glance => self.glance(&mut glances, pace.patience),
+                Due::Glance => self.glance(&mut glances),
                 Due::All => {
-                    let told = self.refresh(pace).await;
+                    let alone = match timing.is_in_hurry(now) {
+                        true => ALONE,
+                        false => self.patience(),
+                    };
+                    let told = self.refresh(alone).await;
                     timing.told(told, Instant::now());
                 }
             }
         }
     }
 
-    fn pace(&self, is_in_hurry: bool) -> Pace {
-        let patience = self.config.upstream.connect_timeout;
-        match is_in_hurry {
-            true => Pace {
-                patience: patience.min(HURRY_PATIENCE),
-                alone: ALONE,
-            },
-            false => Pace {
-                patience,
-                alone: patience,
-            },
-        }
+    /// Before a node is taken for dead.
+    fn patience(&self) -> Duration {
+        self.config.upstream.connect_timeout
     }
 
     /// Asks one node for the number of elections, beside all else: one that answers nothing holds up nobody.
-    fn glance(&self, glances: &mut JoinSet<Said<u64>>, patience: Duration) {
+    fn glance(&self, glances: &mut JoinSet<Said<u64>>) {
         if let Some(node) = self.order().into_iter().next() {
-            let config = self.config.clone();
+            let (config, patience) = (self.config.clone(), self.patience());
             glances.spawn_local(async move {
                 let said = within(patience, word::ask_epoch(&node, &config)).await;
                 (node, said)
@@ -141,9 +125,10 @@ impl Cluster {
         }
     }
 
-    async fn refresh(&mut self, pace: Pace) -> Told {
+    /// `alone`: how long a node is waited for before another one is asked beside it.
+    async fn refresh(&mut self, alone: Duration) -> Told {
         let (before, epoch) = (self.watcher.snapshot(), self.believed.epoch);
-        let is_known = self.ask_for_all(pace).await;
+        let is_known = self.ask_for_all(alone).await;
         Told {
             is_known,
             was_election: self.believed.epoch > epoch,
@@ -152,7 +137,7 @@ impl Cluster {
     }
 
     /// Asks node after node, until one can be believed. False: there is none.
-    async fn ask_for_all(&mut self, pace: Pace) -> bool {
+    async fn ask_for_all(&mut self, alone: Duration) -> bool {
         self.watcher.count_refresh();
         let mut complaints = Vec::new();
         let mut second_best: Option<Word> = None;
@@ -161,7 +146,7 @@ impl Cluster {
             nodes: self.order().into_iter().take(ASKED).collect(),
             asked: JoinSet::new(),
             config: self.config.clone(),
-            pace,
+            alone,
         };
         while let Some((node, word)) = asking.next_word(second_best.is_some()).await {
             let is_named = self.believed.nodes.contains(&node);
@@ -267,7 +252,7 @@ struct Asking {
     nodes: VecDeque<Endpoint>,
     asked: JoinSet<Said<Word>>,
     config: Rc<Config>,
-    pace: Pace,
+    alone: Duration,
 }
 
 impl Asking {
@@ -278,7 +263,7 @@ impl Asking {
             self.ask_another();
         }
         loop {
-            match timeout(self.pace.alone, self.asked.join_next()).await {
+            match timeout(self.alone, self.asked.join_next()).await {
                 Ok(said) => return said?.ok(),
                 Err(_) if self.nodes.is_empty() && enough => return None,
                 Err(_) => self.ask_another(),
@@ -288,7 +273,7 @@ impl Asking {
 
     fn ask_another(&mut self) {
         if let Some(node) = self.nodes.pop_front() {
-            let (config, patience) = (self.config.clone(), self.pace.patience);
+            let (config, patience) = (self.config.clone(), self.config.upstream.connect_timeout);
             self.asked.spawn_local(async move {
                 let said = within(patience, word::ask(&node, &config)).await;
                 (node, said)

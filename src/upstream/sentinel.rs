@@ -1,10 +1,10 @@
 //! Sentinel mode: who the primary is, by the word of the sentinels. It carries no request.
 //!
-//! 1. In each round every sentinel that is known is asked, side by side, and what the latest election came to is believed.
-//!    So an old primary that comes back and a sentinel that was cut off are not, whatever they say. In a hurry a round ends
-//!    soon after the last that has something to say: one may have gone with the machine of the primary.
+//! 1. Every sentinel that is known is asked again and again, none waits for another, and of what each said last the latest
+//!    election's word is believed. So an old primary that comes back and a sentinel that was cut off are not, whatever they say;
+//!    one that is gone, with the machine of the primary perhaps, holds up nobody, and one that takes its time is heard out.
 //! 2. A sentinel that knows the master names the others, and they are asked from then on too.
-//! 3. A round each second; as soon as a worker doubts the primary, one at once and then ten a second for a while. So too
+//! 3. Each once a second; as soon as a worker doubts the primary, at once and then ten times a second for a while. So too
 //!    when a sentinel tells of an event (`+promoted-slave`, `+sdown` …): events are only a reason to ask, as one may be missed.
 //!
 //! Whether the primary says that it is one is seen by each connection to it (`ROLE`, [`super::link`]).
@@ -13,8 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -28,10 +28,6 @@ const CALM: Duration = Duration::from_secs(1);
 const HURRY: Duration = Duration::from_millis(100);
 /// After a doubt. Sentinels take longer to elect a primary, but then connections fail, which is a doubt again.
 const HURRY_FOR: Duration = Duration::from_secs(5);
-/// While in a hurry, a sentinel that answers nothing (it may be on the machine that died) holds up a round for no longer.
-const HURRY_PATIENCE: Duration = Duration::from_millis(250);
-/// And for no longer than this when another one has answered.
-const HURRY_REST: Duration = Duration::from_millis(50);
 /// `+promoted-slave` is told by the sentinel that leads an election, as soon as it names the new primary; `+switch-master` by
 /// the others when they have heard of it, and by itself when the replicas follow. Of an election that an operator ordered
 /// there is no other word.
@@ -58,51 +54,82 @@ pub struct Word {
     pub replicas: Vec<Endpoint>,
 }
 
+/// Until when all are in a hurry. A change of it, and not each prolongation, is a reason to ask at once.
+type Hurry = watch::Sender<Instant>;
+
 /// Asks until the thread ends; the process's end ends it.
-pub async fn watch(settings: Sentinels, connect_timeout: Duration, watcher: Watcher) {
-    let mut learned = Vec::new();
-    let mut hurry_until = Instant::now();
-    let mut complaint = String::new();
-    let heard = Rc::new(Notify::new());
-    let mut listened_to = 0;
+pub async fn watch(settings: Sentinels, patience: Duration, watcher: Watcher) {
+    let mut witnesses = Witnesses::new(&settings.endpoints);
+    let settings = Rc::new(settings);
+    let hurry = Rc::new(Hurry::new(Instant::now()));
+    let (say, mut said) = mpsc::channel(1);
+    let mut asked = 0;
     loop {
-        for sentinel in settings.endpoints.iter().chain(&learned).skip(listened_to) {
-            tokio::task::spawn_local(listen(sentinel.clone(), settings.clone(), heard.clone()));
-            listened_to += 1;
+        for (number, witness) in witnesses.all.iter().enumerate().skip(asked) {
+            let sentinel = &witness.sentinel;
+            spawn_local(listen(sentinel.clone(), settings.clone(), hurry.clone()));
+            let question = Question {
+                sentinel: sentinel.clone(),
+                settings: settings.clone(),
+                patience,
+            };
+            spawn_local(question.repeat(number, hurry.subscribe(), say.clone()));
         }
-        let (pause, patience, rest) = match Instant::now() < hurry_until {
-            true => (HURRY, connect_timeout.min(HURRY_PATIENCE), HURRY_REST),
-            false => (CALM, connect_timeout, connect_timeout),
-        };
-        let answers = ask_all(&settings, &learned, patience, rest).await;
-        for (_, word) in &answers {
-            learn(&settings, &mut learned, word);
-        }
-        conclude(&watcher, answers, &mut complaint);
+        asked = witnesses.all.len();
         tokio::select! {
-            () = sleep(pause) => {}
-            () = heard.notified() => hurry_until = Instant::now() + HURRY_FOR,
+            Some((number, word)) = said.recv() => {
+                witnesses.hear(number, word);
+                witnesses.conclude(&watcher);
+            }
             _ = watcher.doubted() => {
+                let now = Instant::now();
                 // Many doubt, one after another, and again while it lasts: the first is heeded at once.
-                if Instant::now() < hurry_until {
-                    sleep(HURRY).await;
-                }
-                hurry_until = Instant::now() + HURRY_FOR;
+                hurry.send_if_modified(|until| std::mem::replace(until, now + HURRY_FOR) < now);
+            }
+        }
+    }
+}
+
+/// What one sentinel is asked.
+struct Question {
+    sentinel: Endpoint,
+    settings: Rc<Sentinels>,
+    patience: Duration,
+}
+
+impl Question {
+    async fn repeat(self, number: usize, mut hurry: watch::Receiver<Instant>, say: mpsc::Sender<(usize, Said)>) {
+        loop {
+            hurry.mark_unchanged(); // what is doubted from here on is a reason to ask again
+            let word = match timeout(self.patience, ask(&self.sentinel, &self.settings)).await {
+                Ok(word) => word,
+                Err(_) => Err("it does not answer".to_owned()),
+            };
+            if say.send((number, word)).await.is_err() {
+                return;
+            }
+            let pause = match Instant::now() < *hurry.borrow() {
+                true => HURRY,
+                false => CALM,
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = hurry.changed() => {}
             }
         }
     }
 }
 
 /// Hears what one sentinel tells of the primary, as long as the process runs.
-async fn listen(sentinel: Endpoint, settings: Sentinels, heard: Rc<Notify>) {
+async fn listen(sentinel: Endpoint, settings: Rc<Sentinels>, hurry: Rc<Hurry>) {
     loop {
         // Why it cannot be heard is what it cannot be asked for, and that is said by those who ask.
-        let _ = hear(&sentinel, &settings, &heard).await;
+        let _ = hear(&sentinel, &settings, &hurry).await;
         sleep(CALM).await;
     }
 }
 
-async fn hear(sentinel: &Endpoint, settings: &Sentinels, heard: &Notify) -> Result<(), String> {
+async fn hear(sentinel: &Endpoint, settings: &Sentinels, hurry: &Hurry) -> Result<(), String> {
     let lost = |error: LinkError| error.in_full();
     let stream = enter(sentinel, settings).await?;
     let words: Vec<_> = ["SUBSCRIBE"]
@@ -115,81 +142,103 @@ async fn hear(sentinel: &Endpoint, settings: &Sentinels, heard: &Notify) -> Resu
         let event = frames.next().await.map_err(lost)?;
         let is_of_ours = memchr::memmem::find(&event, settings.master.as_bytes()).is_some();
         if is_of_ours && event.starts_with(b"*3\r\n$7\r\nmessage\r\n") {
-            heard.notify_one();
+            hurry.send_replace(Instant::now() + HURRY_FOR);
         }
     }
 }
 
-type Answers = Vec<(Endpoint, Result<Word, String>)>;
+type Said = Result<Word, String>;
 
-/// Each is given `patience`, and when one has answered, the others `rest` for each further answer.
-async fn ask_all(settings: &Sentinels, learned: &[Endpoint], patience: Duration, rest: Duration) -> Answers {
-    let mut asking = JoinSet::new();
-    for sentinel in settings.endpoints.iter().chain(learned) {
-        let (sentinel, settings) = (sentinel.clone(), settings.clone());
-        asking.spawn_local(async move {
-            let word = match timeout(patience, ask(&sentinel, &settings)).await {
-                Ok(word) => word,
-                Err(_) => Err("it does not answer".to_owned()),
-            };
-            (sentinel, word)
+/// All sentinels that are known, those of the configuration first.
+struct Witnesses {
+    all: Vec<Witness>,
+    most: usize,
+    complaint: String,
+}
+
+struct Witness {
+    sentinel: Endpoint,
+    /// At last; `None`: it was not heard yet.
+    said: Option<Said>,
+}
+
+impl Witnesses {
+    fn new(configured: &[Endpoint]) -> Self {
+        Self {
+            all: configured.iter().cloned().map(Witness::new).collect(),
+            most: configured.len() + MAX_LEARNED,
+            complaint: String::new(),
+        }
+    }
+
+    fn hear(&mut self, number: usize, said: Said) {
+        for other in said.iter().flat_map(|word| &word.others) {
+            let is_known = self.all.iter().any(|witness| witness.sentinel == *other);
+            if !is_known && self.all.len() < self.most {
+                self.all.push(Witness::new(other.clone()));
+            }
+        }
+        self.all[number].said = Some(said);
+    }
+
+    /// The latest election's word is published. Without any that is as late as what is known, that stays.
+    fn conclude(&mut self, watcher: &Watcher) {
+        let known = watcher.snapshot();
+        let is_unknown = known.shards().is_empty();
+        if is_unknown && self.all.iter().any(|witness| witness.said.is_none()) {
+            return; // the first to answer may have been cut off
+        }
+        let mut latest: Option<&Word> = None;
+        for word in self.all.iter().filter_map(Witness::word) {
+            if latest.is_none_or(|latest| word.epoch > latest.epoch) {
+                latest = Some(word);
+            }
+        }
+        let told = self.complaints();
+        match latest {
+            Some(word) if is_unknown || word.epoch > known.epoch => {
+                info!(primary = %word.primary, epoch = word.epoch, "the sentinels named the primary");
+                watcher.publish(word.snapshot());
+            }
+            Some(word) if word.epoch == known.epoch && known.first_primary() == Some(&word.primary) => {
+                watcher.publish(word.snapshot());
+            }
+            Some(_) => {}
+            None if is_unknown => {
+                watcher.publish(Snapshot::unknown(format!("no sentinel names the primary: {told}")));
+            }
+            None => {}
+        }
+        if self.complaint != told {
+            if !told.is_empty() {
+                warn!(said = told, "not every sentinel can be asked");
+            }
+            self.complaint = told;
+        }
+    }
+
+    fn complaints(&self) -> String {
+        let complaints = self.all.iter().filter_map(|witness| match &witness.said {
+            Some(Err(said)) => Some(format!("{}: {said}", witness.sentinel)),
+            Some(Ok(_)) | None => None,
         });
-    }
-    let mut answers = Answers::new();
-    let mut wait = patience * 2; // they end by themselves before that
-    while let Ok(Some(answer)) = timeout(wait, asking.join_next()).await {
-        answers.extend(answer);
-        if answers.iter().any(|(_, word)| word.is_ok()) {
-            wait = rest;
-        }
-    }
-    answers
-}
-
-fn learn(settings: &Sentinels, learned: &mut Vec<Endpoint>, word: &Result<Word, String>) {
-    for other in word.iter().flat_map(|word| &word.others) {
-        let is_known = settings.endpoints.contains(other) || learned.contains(other);
-        if !is_known && learned.len() < MAX_LEARNED {
-            learned.push(other.clone());
-        }
+        complaints.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// The latest election's word is published. Without any that is as late as what is known, that stays.
-fn conclude(watcher: &Watcher, answers: Answers, complaint: &mut String) {
-    let known = watcher.snapshot();
-    let is_unknown = known.shards().is_empty();
-    let mut complaints = Vec::new();
-    let mut latest: Option<Word> = None;
-    for (sentinel, word) in answers {
-        match word {
-            Ok(word) if latest.as_ref().is_none_or(|latest| word.epoch > latest.epoch) => latest = Some(word),
-            Ok(_) => {}
-            Err(said) => complaints.push(format!("{sentinel}: {said}")),
-        }
+impl Witness {
+    fn new(sentinel: Endpoint) -> Self {
+        Self { sentinel, said: None }
     }
-    complaints.sort_unstable();
-    let told = complaints.join("; ");
-    match latest {
-        Some(word) if is_unknown || word.epoch > known.epoch => {
-            let (primary, epoch) = (word.primary, word.epoch);
-            info!(%primary, epoch, "the sentinels named the primary");
-            watcher.publish(Snapshot::whole(primary, word.replicas, epoch));
-        }
-        Some(word) if word.epoch == known.epoch && known.first_primary() == Some(&word.primary) => {
-            watcher.publish(Snapshot::whole(word.primary, word.replicas, word.epoch));
-        }
-        Some(_) => {}
-        None if is_unknown => {
-            watcher.publish(Snapshot::unknown(format!("no sentinel names the primary: {told}")));
-        }
-        None => {}
+
+    fn word(&self) -> Option<&Word> {
+        self.said.as_ref()?.as_ref().ok()
     }
-    if *complaint != told {
-        if !told.is_empty() {
-            warn!(said = told, "not every sentinel can be asked");
-        }
-        *complaint = told;
+}
+
+impl Word {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::whole(self.primary.clone(), self.replicas.clone(), self.epoch)
     }
 }
 
@@ -296,38 +345,56 @@ pub fn start(settings: Sentinels, connect_timeout: Duration) -> std::io::Result<
 mod tests {
     use super::*;
 
-    fn says(port: u16, epoch: u64) -> (Endpoint, Result<Word, String>) {
-        let word = Word {
+    fn says(port: u16, epoch: u64) -> Said {
+        Ok(Word {
             primary: Endpoint::local(port),
             epoch,
             quorum: 2,
             others: Vec::new(),
             replicas: Vec::new(),
-        };
-        (Endpoint::local(1), Ok(word))
+        })
     }
 
     #[test]
     fn the_latest_election_is_believed_and_never_an_earlier_one() {
         let (topology, watcher) = Topology::watched(Snapshot::unknown(""));
-        let mut complaint = String::new();
-        let mut hear = |answers| {
-            conclude(&watcher, answers, &mut complaint);
+        let mut witnesses = Witnesses::new(&[1, 2].map(Endpoint::local));
+        let mut hear = |number, said| {
+            witnesses.hear(number, said);
+            witnesses.conclude(&watcher);
             topology.snapshot().first_primary().cloned()
         };
-        assert_eq!(hear(vec![says(7, 0)]), Some(Endpoint::local(7)), "epoch 0 is one too");
-        assert_eq!(hear(vec![says(8, 3), says(7, 2)]), Some(Endpoint::local(8)));
-        assert_eq!(hear(vec![says(7, 2)]), Some(Endpoint::local(8)));
-        let silent = || (Endpoint::local(1), Err("no answer".to_owned()));
-        assert_eq!(hear(vec![silent()]), Some(Endpoint::local(8)));
+        assert_eq!(
+            hear(0, says(7, 0)),
+            None,
+            "it may have been cut off: the other one knows"
+        );
+        assert_eq!(hear(1, says(7, 0)), Some(Endpoint::local(7)), "epoch 0 is one too");
+        assert_eq!(
+            hear(1, says(8, 3)),
+            Some(Endpoint::local(8)),
+            "before the other has heard"
+        );
+        assert_eq!(hear(0, says(7, 2)), Some(Endpoint::local(8)));
+        assert_eq!(hear(1, Err("no answer".to_owned())), Some(Endpoint::local(8)));
     }
 
     #[test]
     fn what_each_sentinel_said_is_the_reason_why_no_primary_is_known() {
         let (topology, watcher) = Topology::watched(Snapshot::unknown(""));
-        let refused = (Endpoint::local(1), Err("ERR No such master with that name".to_owned()));
-        conclude(&watcher, vec![refused], &mut String::new());
+        let mut witnesses = Witnesses::new(&[Endpoint::local(1)]);
+        witnesses.hear(0, Err("ERR No such master with that name".to_owned()));
+        witnesses.conclude(&watcher);
         let reason = topology.snapshot().trouble.clone();
         assert!(reason.contains("127.0.0.1:1: ERR No such master"), "{reason}");
+    }
+
+    #[test]
+    fn so_many_sentinels_are_learned_and_no_more() {
+        let mut witnesses = Witnesses::new(&[Endpoint::local(1)]);
+        let others = (1..=1000).map(Endpoint::local).collect();
+        let word = says(7, 0).map(|word| Word { others, ..word });
+        witnesses.hear(0, word);
+        assert_eq!(witnesses.all.len(), 1 + MAX_LEARNED);
     }
 }

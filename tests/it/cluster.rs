@@ -10,6 +10,8 @@ use crate::support::{Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
 use super::load::{Load, QUEUE};
 
 const SOME: usize = 100;
+/// Each way.
+const FAR: Duration = Duration::from_millis(80);
 
 fn proxy_before(cluster: &Cluster) -> ProxyPlan {
     Proxy::before_cluster(&cluster.seeds())
@@ -343,6 +345,22 @@ fn seeds_that_are_no_cluster_are_named_and_one_that_is_heals_it_without_a_restar
     wait_until(PATIENCE, "the queue works", || {
         !proxy.client().run("QPUSH q job").is_error("")
     });
+}
+
+/// As on another continent, or on machines that have much to do: what is asked takes half a second.
+#[test]
+fn nodes_that_take_their_time_are_heard_out() {
+    let mut cluster = Cluster::start_behind_lines(3, 1);
+    let proxy = proxy_before(&cluster).set("upstream.connect_timeout", "\"5s\"").start();
+    let load = Load::start(&[proxy.address()]);
+    load.wait_for_more(SOME);
+    cluster.lines.iter().for_each(|line| line.lengthen(FAR));
+    let slot = queue_slot(&cluster);
+    let old = cluster.primary_of(slot);
+    cluster.kill(old);
+    cluster.wait_for_another_than(old, slot);
+    load.wait_for_more(SOME);
+    load.stop();
 }
 
 #[test]

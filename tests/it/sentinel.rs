@@ -2,13 +2,18 @@
 //! asynchronous, so what a new primary has not got is lost whatever the proxy does: shown here is that no client of the
 //! queue is told an error, and that the work goes on with the new primary.
 
+use std::time::Duration;
+
 use crate::support::proxy::ProxyPlan;
 use crate::support::sentinels::{MASTER, SentinelSet};
-use crate::support::{PATIENCE, Proxy, wait_until};
+use crate::support::{PATIENCE, Proxy, Relay, wait_until};
 
+use super::cluster::readiness;
 use super::load::Load;
 
 const SOME: usize = 100;
+/// Each way.
+const FAR: Duration = Duration::from_millis(80);
 
 fn proxy_before(set: &SentinelSet) -> ProxyPlan {
     Proxy::before_sentinels(&set.addresses(), MASTER)
@@ -78,4 +83,54 @@ fn sentinels_have_a_password_of_their_own_and_say_so_when_it_is_missing() {
     wait_until(PATIENCE, "the sentinels' password opens", || {
         !proxy.client().run("QPUSH q job").is_error("")
     });
+}
+
+/// What is asked takes two thirds of a second, as of sentinels on another continent or on machines that have much to do.
+#[test]
+fn sentinels_that_take_their_time_are_heard_out() {
+    let mut set = SentinelSet::start();
+    let lines = set.move_sentinels_behind_lines();
+    let addresses: Vec<_> = lines.iter().map(Relay::address).collect();
+    let proxy = Proxy::before_sentinels(&format!("{addresses:?}"), MASTER)
+        .set("upstream.connect_timeout", "\"5s\"")
+        .allow_log("connection to redis lost")
+        .allow_log("redis cannot be used")
+        .start();
+    let load = Load::start(&[proxy.address()]);
+    load.wait_for_more(SOME);
+    lines.iter().for_each(|line| line.lengthen(FAR));
+    let old = set.primary();
+    set.server_at(old).kill();
+    set.wait_for_another_than(old);
+    load.wait_for_more(SOME);
+    load.stop();
+}
+
+#[test]
+fn a_name_that_no_sentinel_knows_is_said_and_heals_without_a_restart_when_one_of_them_is_told_it() {
+    let set = SentinelSet::start();
+    let addresses = set.all_addresses();
+    let proxy = Proxy::before_sentinels(&format!("{addresses:?}"), "late")
+        .set("upstream.failover_timeout", "\"100ms\"")
+        .allow_log("the built-in table serves")
+        .allow_log("not every sentinel can be asked")
+        .start();
+    let (status, text) = readiness(&proxy);
+    assert_eq!(status, 503, "{text}");
+    for address in &addresses {
+        let said = format!("{address}: ERR No such master with that name");
+        assert!(text.contains(&said) && proxy.log().contains(&said), "{text}");
+    }
+    let told = proxy.client().run("QPUSH q job");
+    assert!(
+        told.is_error("UNAVAILABLE it is not known which Redis is the primary"),
+        "{told}"
+    );
+    let primary = set.primary().to_string();
+    let mut sentinel = set.client_of(1);
+    sentinel.call(&["SENTINEL", "MONITOR", "late", "127.0.0.1", &primary, "2"]);
+    wait_until(PATIENCE, "the primary is known", || {
+        readiness(&proxy) == (200, "ready\n".into())
+    });
+    assert!(!proxy.client().run("QPUSH q job").is_error(""));
 }

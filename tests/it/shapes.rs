@@ -114,7 +114,7 @@ fn a_cluster_on_ipv6_is_served() {
 
 #[test]
 fn nodes_are_reached_at_the_ports_that_they_announce_and_at_no_other() {
-    let cluster = Cluster::start_behind_lines(3);
+    let cluster = Cluster::start_behind_lines(3, 0);
     let seeds: Vec<_> = cluster.nodes.iter().map(|node| node.server.address()).collect();
     let proxy = plan(&format!("{seeds:?}")).start();
     serves(&cluster, &proxy);

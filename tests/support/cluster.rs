@@ -153,10 +153,10 @@ impl Cluster {
         self.wait_until_replicas_are_known();
     }
 
-    /// Primaries alone, each of them behind a line: there it is found by all but the other nodes, which speak with each
-    /// other on ports of their own.
-    pub fn start_behind_lines(primaries: usize) -> Cluster {
-        let mut cluster = Self::start(primaries, 0);
+    /// Each node is behind a line: there it is found by all but the other nodes, which speak with each other on ports of
+    /// their own; but its replicas follow it there.
+    pub fn start_behind_lines(primaries: usize, replicas_each: usize) -> Cluster {
+        let mut cluster = Self::start(primaries, replicas_each);
         for node in &cluster.nodes {
             let line = Relay::to(&node.server.address());
             node.call(&format!("CONFIG SET cluster-announce-port {}", line.port()));

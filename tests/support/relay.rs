@@ -77,6 +77,11 @@ impl Relay {
         self.order(move |lines| lines.trouble(way).delay = by);
     }
 
+    /// As when it leads far away: both ways.
+    pub fn lengthen(&self, by: Duration) {
+        [Way::Up, Way::Down].into_iter().for_each(|way| self.delay(way, by));
+    }
+
     /// Nothing goes this way any more, the ends of connections neither: to the other party it is as if this one had
     /// lost its power.
     pub fn stall(&self, way: Way) {

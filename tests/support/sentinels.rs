@@ -95,10 +95,40 @@ impl SentinelSet {
         set
     }
 
+    /// Each sentinel is behind a line from here on: there it is found by all, the other sentinels among them.
+    pub fn move_sentinels_behind_lines(&self) -> Vec<Relay> {
+        let addresses = self.all_addresses().into_iter().zip(&self.sentinels);
+        let line = |(address, sentinel): (String, &Sentinel)| {
+            let line = Relay::to(&address);
+            let port = line.port().to_string();
+            let mut client = sentinel.client(self.password);
+            client.call(&["SENTINEL", "CONFIG", "SET", "announce-port", &port]);
+            line
+        };
+        let lines: Vec<_> = addresses.map(line).collect();
+        wait_until(WITHIN, "the lines are known", || {
+            let are_lines = |sentinel: &Sentinel| {
+                let others = sentinel.client(self.password).call(&["SENTINEL", "SENTINELS", MASTER]);
+                let mut ports = others.items().iter().map(|other| other.field("port").text());
+                ports.all(|port| lines.iter().any(|line| line.port().to_string() == port))
+            };
+            self.sentinels.iter().all(are_lines)
+        });
+        lines
+    }
+
     /// One of them alone, as TOML: it names the others.
     pub fn addresses(&self) -> String {
-        let sentinel = &self.sentinels[0];
-        format!("[\"127.0.0.1:{}\"]", sentinel.tls_port.unwrap_or(sentinel.port))
+        format!("{:?}", &self.all_addresses()[..1])
+    }
+
+    pub fn all_addresses(&self) -> Vec<String> {
+        let address = |sentinel: &Sentinel| format!("127.0.0.1:{}", sentinel.tls_port.unwrap_or(sentinel.port));
+        self.sentinels.iter().map(address).collect()
+    }
+
+    pub fn client_of(&self, index: usize) -> Client {
+        self.sentinels[index].client(self.password)
     }
 
     /// Of a sentinel that is up.

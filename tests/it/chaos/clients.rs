@@ -31,9 +31,7 @@ const MIX: Mix = Mix {
 
 const TABLE: &[Fault<Lines>] = &[
     fault("clients' line delayed by 40 ms", |stage, load| {
-        for way in [Way::Up, Way::Down] {
-            stage.redis.to_proxies[0].delay(way, Duration::from_millis(20));
-        }
+        stage.redis.to_proxies[0].lengthen(Duration::from_millis(20));
         load.wait_for_more_of_each(SOME / 2);
         stage.redis.to_proxies[0].heal();
         None

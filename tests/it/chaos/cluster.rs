@@ -247,7 +247,7 @@ fn no_push_that_a_replica_confirmed_is_lost_with_a_primary() {
 #[test]
 #[ignore = "by make chaos: make test sees what lines do with a single Redis"]
 fn the_lines_to_a_cluster_are_broken_and_no_client_notices_more_than_a_pause() {
-    let redis = Cluster::start_behind_lines(3);
+    let redis = Cluster::start_behind_lines(3, 0);
     let proxy = || {
         let plan = suffering(Proxy::before_cluster(&redis.seeds()));
         let plan = plan.allow_log("not every node of the cluster can be asked");
