@@ -7,8 +7,8 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::Queues;
+use super::errands::Errand;
 use super::fans::Fan;
-use super::partitions::Errand;
 use crate::asker::Asker;
 use crate::queue::id::LocalId;
 use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
@@ -73,14 +73,14 @@ impl Queues {
     }
 
     /// The lane of the one partition where all of these are.
-    pub(super) fn lane_of_all(&self, queue: QueueKey, claims: &[Claim]) -> Option<LaneKey> {
+    fn lane_of_all(&self, queue: QueueKey, claims: &[Claim]) -> Option<LaneKey> {
         let first = claims.first()?.partition;
         let all = claims.iter().all(|claim| claim.partition == first);
         self.lane_of(queue, first).filter(|_| all)
     }
 
     /// What is asked about jobs goes to their partitions. `nothing`: the reply, if they are in none of this queue's.
-    pub(super) fn ask_parts(
+    fn ask_parts(
         &mut self,
         queue: QueueKey,
         mut claims: Vec<Claim>,
@@ -135,7 +135,7 @@ impl Queues {
         self.list(lane);
     }
 
-    pub(super) fn ask_result(&mut self, asker: Asker, lane: LaneKey, job: LocalId, block: Option<Block>, now: Instant) {
+    fn ask_result(&mut self, asker: Asker, lane: LaneKey, job: LocalId, block: Option<Block>, now: Instant) {
         if let Some(block) = block {
             self.awaiting.insert(asker, lane, job, Patience::of(Some(block), now));
             self.want_ear(lane);
@@ -155,7 +155,7 @@ impl Queues {
         }
     }
 
-    pub(super) fn ask_pop(&mut self, asker: Asker, ask: PopAsk, pipelined: bool, now: Instant) {
+    fn ask_pop(&mut self, asker: Asker, ask: PopAsk, pipelined: bool, now: Instant) {
         let mut lanes = SmallVec::new();
         for name in &ask.queues {
             let queue = self.queue(name);

@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Queues, at_redis_time};
+use super::Queues;
+use super::waking::at_redis_time;
 use crate::queue::cron::Repeated;
 use crate::queue::crons::Wants;
 use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};

@@ -6,16 +6,13 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Queues;
-use super::partitions::Queue;
 use crate::asker::Asker;
 use crate::queue::flight::{Askers, Call, Flight, Outgoing};
-use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Trust, Work};
+use crate::queue::lane::{Entry, LaneKey, To, Work};
 use crate::queue::operation::{Operation, Push};
 use crate::queue::recent::KeptJob;
 use crate::queue::reply::{Popped, Reply};
-use crate::queue::settings::{Change, SPREAD};
-use crate::queue::single::{CronCall, Elsewhere, Single, Step};
-use crate::queue::spread::Spread;
+use crate::queue::single::Single;
 use crate::queue::waiting::Patience;
 use crate::script::batch::{self, BatchReply, Shortage};
 use crate::script::{CallError, Changed, Job, Outcome, last_applied};
@@ -34,7 +31,7 @@ impl Queues {
         None
     }
 
-    pub(super) fn land(&mut self, key: LaneKey, flight: Flight, reply: Bytes, confirmed: Option<u32>, now: Instant) {
+    fn land(&mut self, key: LaneKey, flight: Flight, reply: Bytes, confirmed: Option<u32>, now: Instant) {
         let lane = &mut self.lanes[key as usize];
         lane.answered = flight.sequence;
         let answered_before = self.answers.len();
@@ -73,7 +70,7 @@ impl Queues {
     }
 
     /// What a call came to is dealt out. Gives it back if the reply says that it failed.
-    pub(super) fn settle_call(
+    fn settle_call(
         &mut self,
         key: LaneKey,
         call: Call,
@@ -96,15 +93,14 @@ impl Queues {
                 }
             }
             Call::Single(single) => {
-                let asked = single.clone();
                 let asker = to.first().copied().unwrap_or((To::Nobody, now));
-                let settled = self.settle_single(key, single, asker, reply, now);
-                settled.err().map(|error| (Call::Single(asked), to, error))
+                let settled = self.settle_single(key, &single, asker, reply, now);
+                settled.err().map(|error| (Call::Single(single), to, error))
             }
         }
     }
 
-    pub(super) fn fail(&mut self, key: LaneKey, call: &Call, to: &[(To, Instant)], error: &CallError, now: Instant) {
+    fn fail(&mut self, key: LaneKey, call: &Call, to: &[(To, Instant)], error: &CallError, now: Instant) {
         let line = match error {
             CallError::Refused(line) => line.clone(),
             CallError::BadReply(_) => Bytes::from(format!("ERR unexpected reply from Redis: {error}")),
@@ -157,7 +153,7 @@ impl Queues {
         }
     }
 
-    pub(super) fn settle_batch(
+    fn settle_batch(
         &mut self,
         key: LaneKey,
         operations: Vec<Operation>,
@@ -264,14 +260,14 @@ impl Queues {
         None
     }
 
-    pub(super) fn give_back_popped(&mut self, popped: Popped, now: Instant) {
+    fn give_back_popped(&mut self, popped: Popped, now: Instant) {
         if !popped.jobs.is_empty() {
             self.give_back(&popped.queue, popped.origin.partition, popped.returns(), now);
         }
     }
 
     /// It asked this queue in vain. One that was parked before has its turn again.
-    pub(super) fn still_hungry(&mut self, key: LaneKey, asker: Asker, more: bool, now: Instant) {
+    fn still_hungry(&mut self, key: LaneKey, asker: Asker, more: bool, now: Instant) {
         let Some(request) = self.pops.get_mut(&asker) else {
             return;
         };
@@ -285,7 +281,7 @@ impl Queues {
     }
 
     /// A partition has as many jobs as it may: the next one that takes new jobs is asked, if these may go there.
-    pub(super) fn full(&mut self, key: LaneKey, push: Push, to: To, since: Instant) {
+    fn full(&mut self, key: LaneKey, push: Push, to: To, since: Instant) {
         let lane = &self.lanes[key as usize];
         let (queue, partition) = (lane.of, lane.origin.partition);
         let known = &self.queues[queue as usize];
@@ -308,7 +304,7 @@ impl Queues {
         self.refuse(to, line.into(), since);
     }
 
-    pub(super) fn settle(&mut self, key: LaneKey, to: To, outcome: Outcome) {
+    fn settle(&mut self, key: LaneKey, to: To, outcome: Outcome) {
         let origin = self.lanes[key as usize].origin;
         let reply = match outcome {
             Outcome::Pushed(ids) => {
@@ -349,119 +345,5 @@ impl Queues {
             self.refused.remove(&asker);
         }
         self.reply_to(to, reply);
-    }
-
-    /// A call that stands for itself has its reply: the answer, or the next call.
-    pub(super) fn settle_single(
-        &mut self,
-        key: LaneKey,
-        single: Single,
-        (to, since): (To, Instant),
-        reply: Bytes,
-        now: Instant,
-    ) -> Result<(), CallError> {
-        let lane = &mut self.lanes[key as usize];
-        if let Single::Copy { .. } = single {
-            lane.trust = Trust::Sure;
-        }
-        let (queue, partition) = (lane.of, lane.origin.partition);
-        let gone = partition == 0 && matches!(single, Single::DropPart { .. });
-        let several = self.queues[lane.of as usize].lanes.len() > 1 && lane.origin.partition == 0 && !lane.retired;
-        let elsewhere = single
-            .elsewhere(&lane.settings)
-            .filter(|_| several && !matches!(to, To::Part(..)));
-        let settings = &self.queues[lane.of as usize].settings;
-        let is_table_changed = matches!(single, Single::Cron(CronCall::AddToTable(_)));
-        let restored = match &single {
-            Single::Restore { copy, .. } => Some(copy.clone()),
-            _ => gone.then(Changed::default),
-        };
-        let removes = single.clone();
-        let (standing, step) = single.read(reply, &lane.queue, lane.origin, settings)?;
-        if let (true, Some(crons)) = (is_table_changed, &mut self.crons) {
-            crons.changed(now);
-        }
-        if let (0, Single::Cron(CronCall::Delete(name))) = (partition, &removes) {
-            self.forget_ticks(queue, name, now);
-        }
-        self.note_removal(key, &removes);
-        let lane = &self.lanes[key as usize];
-        let soonest = lane.due.filter(|due| *due > now);
-        self.stand(key, standing, now);
-        let lane = &mut self.lanes[key as usize];
-        // What a batch knew of the limits, this call did not ask.
-        lane.due = [soonest, lane.due].into_iter().flatten().min();
-        lane.hopeful = lane.hopeful.max(lane.parked.live().min(standing.ready as usize));
-        let again = |single| Entry::again(Work::Single(single), to, since);
-        self.expect_due(key);
-        if let Some(changed) = restored {
-            self.adopt(queue, changed, now);
-        }
-        match (step, elsewhere) {
-            (Step::Done(_), Some(Elsewhere::Window(state, window))) => {
-                self.peek_everywhere(queue, to, state, window, since);
-            }
-            (Step::Done(reply), Some(Elsewhere::Too(part))) => self.ask_elsewhere(queue, to, reply, part, since),
-            (Step::Done(reply), None) => self.reply_to(to, reply),
-            (Step::Wait, _) => {
-                if let To::Asker(asker) = to
-                    && let Some(job) = self.awaiting.park(asker)
-                {
-                    self.look_for_result(asker, key, job, true, now);
-                }
-            }
-            (Step::Again(single), _) => match self.revised(queue, single) {
-                Ok(single) => self.lanes[key as usize].push_front(again(single)),
-                Err(line) => self.refuse(to, line.into(), now),
-            },
-            (Step::Next(single), _) => match self.lane_of(queue, partition + 1) {
-                Some(next) => self.enter(next, again(single)),
-                None => self.reply_to(to, single.of_nothing(&self.lanes[key as usize].settings)),
-            },
-            (Step::In(queue, single), _) => self.push_single(&queue, single, to, since),
-            (Step::Keeper(news), _) => self.keep(key, news, standing, now),
-        }
-        Ok(())
-    }
-
-    /// What is to be stored of a change of the settings, or may be of a repeated job, follows from those that hold. `Err`: why it
-    /// cannot be.
-    pub(super) fn revised(&self, queue: QueueKey, single: Single) -> Result<Single, String> {
-        if let Single::Cron(CronCall::Add { job, .. }) = &single {
-            self.queues[queue as usize].admits(&job.push)?;
-        }
-        let Single::Configure { asked, stored: Some(_) } = single else {
-            return Ok(single);
-        };
-        let known = &self.queues[queue as usize];
-        let mut stored: Vec<Change> = Vec::new();
-        for (name, value) in &asked {
-            match (*name, value.parse()) {
-                ("partitions", Ok(active)) => {
-                    stored.extend(self.spread(known, active));
-                    // That it was said; 0 leaves it to the cluster.
-                    let said = if active == 0 { String::new() } else { value.clone() };
-                    stored.push((name, said));
-                }
-                _ => stored.push((name, value.clone())),
-            }
-        }
-        known.settings.with(&stored).check_bounds(&asked)?;
-        let stored = Some(stored);
-        Ok(Single::Configure { asked, stored })
-    }
-
-    /// What makes so many partitions active; 0: as many as by default. Nothing, if it is so.
-    pub(super) fn spread(&self, known: &Queue, active: u16) -> Option<Change> {
-        let active = match active {
-            0 => known.settings.partitions,
-            active => active,
-        };
-        let current = known.settings.spread.as_ref();
-        if current.map_or(1, Spread::active) == active && (current.is_some() || known.settings.partitions == 1) {
-            return None;
-        }
-        let spread = Spread::resized(current, active, &known.name, &self.primaries);
-        Some((SPREAD, spread.to_string()))
     }
 }

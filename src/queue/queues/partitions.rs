@@ -10,7 +10,7 @@
 //!    what holds.
 //! 3. If the partition was behind, it gets the settings (`copy.lua`) before anything else is done there. So a partition is
 //!    opened by whoever first comes to it; and what a failed QCONFIG SET left half done is mended the same way.
-//! 4. If the queue has no such partition any more, what waits in its lane goes elsewhere, or found nothing.
+//! 4. If the queue has no such partition any more, what waits in its lane goes elsewhere, or found nothing ([`super::moving`]).
 //!
 //! What a failover has made partition 0 forget, the others remember: [`super::forgotten`].
 //!
@@ -27,19 +27,20 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Queues;
+use super::errands::PutOff;
+use super::turn::Turn;
 use crate::asker::Asker;
 use crate::config::Config;
 use crate::queue::flight::{Askers, Call};
 use crate::queue::id::Origin;
 use crate::queue::lane::{Entry, Lane, LaneKey, QueueKey, To, Trust, Work};
-use crate::queue::operation::{Claim, Operation, Push, QueueName, Return};
-use crate::queue::parse::Ask;
-use crate::queue::reply::Reply;
+use crate::queue::operation::{Push, QueueName};
 use crate::queue::single::Single;
 use crate::queue::spread::{MOST, Place, Primaries, Spread};
 use crate::script::{Changed, Partition, Settings};
 
-use super::turn::Turn;
+/// Lanes that nobody uses are looked for when there are more than so many.
+const IDLE_LANES: usize = 1024;
 
 /// One queue as this worker knows it.
 pub(super) struct Queue {
@@ -54,39 +55,7 @@ pub(super) struct Queue {
     /// Since the last connection was made it was looked whether it has partitions of which partition 0 does not know.
     pub searched: bool,
     /// What is for partitions that this worker does not know.
-    put_off: Vec<PutOff>,
-}
-
-/// It waits until partition 0 was asked which partitions there are, by a call later than `since`.
-struct PutOff {
-    errand: Errand,
-    at: Instant,
-    since: u64,
-}
-
-pub(super) enum Errand {
-    Ask {
-        asker: Asker,
-        ask: Box<Ask>,
-        pipelined: bool,
-    },
-    GiveBack {
-        partition: u16,
-        returns: Vec<Return>,
-    },
-    Lapse(Vec<Claim>),
-    /// This worker was called there.
-    Come(u16),
-}
-
-impl PutOff {
-    /// Who has waited for it since before `deadline`.
-    fn asker_since(&self, deadline: Instant) -> Option<Asker> {
-        match self.errand {
-            Errand::Ask { asker, .. } if self.at <= deadline => Some(asker),
-            _ => None,
-        }
-    }
+    pub put_off: Vec<PutOff>,
 }
 
 impl Queue {
@@ -101,16 +70,6 @@ impl Queue {
             _ => Ok(()),
         }
     }
-
-    pub fn has_put_off(&self) -> bool {
-        !self.put_off.is_empty()
-    }
-
-    pub fn has_put_off_since(&self, deadline: Instant) -> bool {
-        self.put_off
-            .iter()
-            .any(|put_off| put_off.asker_since(deadline).is_some())
-    }
 }
 
 impl Queues {
@@ -119,7 +78,7 @@ impl Queues {
         if let Some(&key) = self.by_name.get(name) {
             return key;
         }
-        if self.lanes.len() >= super::IDLE_LANES && self.lanes.len().is_power_of_two() {
+        if self.lanes.len() >= IDLE_LANES && self.lanes.len().is_power_of_two() {
             self.forget_idle_lanes();
         }
         let settings = self.with_overrides(name, Bytes::new(), &[]);
@@ -154,14 +113,6 @@ impl Queues {
 
     pub(super) fn lane_of(&self, queue: QueueKey, partition: u16) -> Option<LaneKey> {
         self.queues[queue as usize].lanes.get(usize::from(partition)).copied()
-    }
-
-    /// What is for a partition that this worker does not know: partition 0 is asked first.
-    pub(super) fn put_off(&mut self, queue: QueueKey, errand: Errand, now: Instant) {
-        let since = self.sequence;
-        let known = &mut self.queues[queue as usize];
-        known.put_off.push(PutOff { errand, at: now, since });
-        self.ask_partition_0(queue);
     }
 
     pub(super) fn ask_partition_0(&mut self, queue: QueueKey) {
@@ -253,96 +204,6 @@ impl Queues {
         }
     }
 
-    /// Pops that ask in a queue ask in its new partitions too, and no longer in those that are gone. `stay`: so many of its
-    /// lanes it had before.
-    fn move_pops(&mut self, lanes: &[LaneKey], gone: &[LaneKey], stay: usize) {
-        let (first, new) = (lanes[0], &lanes[stay..]);
-        for lane in gone {
-            self.lanes[*lane as usize].parked = Default::default();
-        }
-        for (place, request) in self.pops.those_in(first) {
-            request.lanes.retain(|lane| !gone.contains(lane));
-            // Behind those of the same queue: the ones of another, which was named later, come after all of these.
-            let known = |lane: &LaneKey| lanes[..stay].contains(lane);
-            let end = request.lanes.iter().rposition(known).map_or(0, |last| last + 1);
-            request.lanes.insert_many(end, new.iter().copied());
-            let last = request.lanes.len().saturating_sub(1);
-            request.at = match request.turn {
-                Some(_) => last, // it has asked them all once, and waits
-                None if request.at >= end => last.min(request.at + new.len()),
-                None => last.min(request.at),
-            };
-            for lane in new.iter().filter(|_| place.is_some()) {
-                place
-                    .into_iter()
-                    .for_each(|place| self.lanes[*lane as usize].parked.park(place));
-            }
-        }
-    }
-
-    /// Jobs of groups, and with unique keys, wait in the lanes where they belong.
-    fn move_pushes(&mut self, lanes: &[LaneKey], settings: &Settings) {
-        let Some(spread) = &settings.spread else { return };
-        for (number, &lane) in (0..).zip(lanes) {
-            let belongs_elsewhere = |entry: &Entry| match &entry.work {
-                Work::Operation(Operation::Push(push)) => {
-                    let partition = spread.partition_of(&push.options);
-                    partition.is_some_and(|partition| partition != number) || spread.refuses(&push.options)
-                }
-                _ => false,
-            };
-            if !self.lanes[lane as usize].waiting.iter().any(belongs_elsewhere) {
-                continue;
-            }
-            for entry in self.lanes[lane as usize].take_waiting(belongs_elsewhere) {
-                self.push_anew(self.lanes[lane as usize].of, entry);
-            }
-        }
-    }
-
-    pub(super) fn push_anew(&mut self, queue: QueueKey, entry: Entry) {
-        if let Work::Operation(Operation::Push(push)) = entry.work {
-            self.enter_push(queue, push, entry.to, entry.pipelined, entry.since);
-        }
-    }
-
-    /// A partition is no more: what waits for it goes elsewhere, or is told that there is nothing.
-    pub(super) fn scatter(&mut self, key: LaneKey, now: Instant) {
-        let lane = &mut self.lanes[key as usize];
-        lane.woken = false;
-        let of = lane.of;
-        let settings = lane.settings.clone();
-        for entry in lane.take_waiting(|entry| !entry.is_witness()) {
-            match entry.work {
-                Work::Operation(Operation::Push(_)) => self.push_anew(of, entry),
-                Work::Operation(_) => self.reply_to(entry.to, Reply::Integer(0)),
-                Work::Single(single) => self.reply_to(entry.to, single.of_nothing(&settings)),
-                Work::Pop => self.ask_anew(key, entry.to, now),
-            }
-        }
-        for asker in self.awaiting.take_those_in(key) {
-            self.answer(asker, Reply::Nothing);
-        }
-        self.count(key);
-    }
-
-    /// A pop that was to look into a partition that is no more.
-    fn ask_anew(&mut self, key: LaneKey, to: To, now: Instant) {
-        let To::Pop(asker) = to else { return };
-        let Some(request) = self.pops.get_mut(&asker) else {
-            return;
-        };
-        if request.got.is_empty() && !request.lanes.is_empty() {
-            request.at = 0;
-            return self.ask_lane(asker, false, now);
-        }
-        // The rest of a large COUNT is not to be had.
-        let (noack, asked) = (request.pop.noack, request.pop.count);
-        if self.popped(key, to, Vec::new(), noack, asked, now).is_some() {
-            self.found_nothing(asker, now);
-        }
-    }
-
     /// Partition 0 has confirmed what this worker knows, by the call of that number.
     pub(super) fn confirmed(&mut self, queue: QueueKey, sequence: u64, now: Instant) {
         self.search(queue, now);
@@ -366,33 +227,7 @@ impl Queues {
             self.lanes[key as usize].trust = trust;
             self.list(key);
         }
-        for errand in self.take_put_off(queue, |put_off| put_off.since < sequence) {
-            self.run_errand(queue, errand.errand, now);
-        }
-    }
-
-    fn take_put_off(&mut self, queue: QueueKey, leaves: impl Fn(&PutOff) -> bool) -> Vec<PutOff> {
-        let put_off = &mut self.queues[queue as usize].put_off;
-        let (taken, left) = std::mem::take(put_off).into_iter().partition(leaves);
-        *put_off = left;
-        taken
-    }
-
-    fn run_errand(&mut self, queue: QueueKey, errand: Errand, now: Instant) {
-        match errand {
-            Errand::Ask { asker, ask, pipelined } => self.ask_known(queue, asker, *ask, pipelined, now),
-            Errand::GiveBack { partition, returns } => {
-                if let Some(lane) = self.lane_of(queue, partition) {
-                    self.for_nobody(lane, Operation::Return(returns), now);
-                }
-            }
-            Errand::Lapse(claims) => self.lapse_known(queue, claims, now),
-            Errand::Come(partition) => {
-                if let Some(lane) = self.lane_of(queue, partition) {
-                    self.come(lane);
-                }
-            }
-        }
+        self.run_errands(queue, sequence, now);
     }
 
     /// Partition 0 could not be asked: who waits for that is told why.
@@ -402,11 +237,7 @@ impl Queues {
                 self.refuse_all(lane, line, now);
             }
         }
-        for put_off in self.take_put_off(queue, |_| true) {
-            if let Errand::Ask { asker, .. } = put_off.errand {
-                self.refuse(To::Asker(asker), line.clone(), now);
-            }
-        }
+        self.refuse_errands(queue, line, now);
     }
 
     /// Whoever waits in this lane is told that, and its next call tries once more. One of the parked is told too, so that a
@@ -428,13 +259,6 @@ impl Queues {
         let asker = self.lanes[key as usize].parked.take_oldest(&mut self.pops)?;
         self.left_others(key, asker);
         Some(asker)
-    }
-
-    /// Those put off for too long.
-    pub(super) fn give_up_put_off(&mut self, queue: QueueKey, deadline: Instant) -> Vec<To> {
-        let late = self.take_put_off(queue, |put_off| put_off.asker_since(deadline).is_some());
-        let askers = late.iter().filter_map(|put_off| put_off.asker_since(deadline));
-        askers.map(To::Asker).collect()
     }
 
     /// The first push to a queue that is to have several partitions spreads it over them; a later one over more, when there
@@ -488,7 +312,7 @@ impl Queues {
     }
 
     /// Queues of whose lanes nobody uses any, and lanes of partitions that are no more.
-    pub(super) fn forget_idle_lanes(&mut self) {
+    fn forget_idle_lanes(&mut self) {
         let is_idle = |key: usize, lane: &Lane| {
             let asked = || self.pops.asks(key as LaneKey) || self.awaiting.awaits(key as LaneKey);
             lane.is_idle() && !lane.listed && !lane.stalled && !lane.held && !asked()
