@@ -259,7 +259,8 @@ mod tests {
             since: Instant::now(),
             got: Vec::new(),
             parked: false,
-            turn: None,
+            has_parked: false,
+            turn: 0,
         };
         pops.insert(asker, request);
         entry(Work::Pop, To::Pop(asker))

@@ -54,8 +54,11 @@ pub struct PopRequest {
     /// What a pop of many jobs has got so far: a large `COUNT` takes several calls.
     pub got: Vec<Job>,
     pub parked: bool,
-    /// The how-manieth it is of all that ever parked: its place in every lane, which it keeps when it is asked for in vain.
-    pub turn: Option<u64>,
+    /// It was parked before, and so has asked all its lanes.
+    pub has_parked: bool,
+    /// The how-manieth it is of all that ever asked, by [`Pops::insert`]: its place among the parked of every lane. Whoever came
+    /// after it may be parked sooner, having fewer lanes to ask, but is not served sooner.
+    pub turn: u64,
 }
 
 impl PopRequest {
@@ -96,7 +99,9 @@ impl Ord for EndOf {
 
 impl Pops {
     pub fn insert(&mut self, asker: Asker, request: PopRequest) {
-        self.requests.insert(asker, request);
+        self.turns += 1;
+        let turn = self.turns;
+        self.requests.insert(asker, PopRequest { turn, ..request });
     }
 
     pub fn get(&self, asker: &Asker) -> Option<&PopRequest> {
@@ -121,8 +126,8 @@ impl Pops {
     pub fn those_in(&mut self, lane: LaneKey) -> Vec<(Option<Place>, &mut PopRequest)> {
         let asks = |(_, request): &(&Asker, &mut PopRequest)| request.lanes.contains(&lane) && request.got.is_empty();
         let place = |asker, request: &PopRequest| {
-            let turn = request.turn.filter(|_| request.parked)?;
-            Some(Place { asker, turn })
+            let turn = request.turn;
+            request.parked.then_some(Place { asker, turn })
         };
         let those = self.requests.iter_mut().filter(asks);
         those
@@ -148,13 +153,11 @@ impl Pops {
     pub fn park(&mut self, asker: Asker) -> Option<(&PopRequest, Place)> {
         let request = self.requests.get_mut(&asker)?;
         request.parked = true;
-        let turn = *request.turn.get_or_insert_with(|| {
-            self.turns += 1;
-            if let Patience::Until(end) = request.patience {
-                self.ends.push(Reverse((end, self.turns, EndOf(asker))));
-            }
-            self.turns
-        });
+        let turn = request.turn;
+        let is_first = !std::mem::replace(&mut request.has_parked, true);
+        if let (true, Patience::Until(end)) = (is_first, request.patience) {
+            self.ends.push(Reverse((end, turn, EndOf(asker))));
+        }
         let place = Place { asker, turn };
         Some((request, place))
     }
@@ -199,7 +202,7 @@ pub struct Place {
 impl Place {
     fn is_taken(&self, pops: &Pops) -> bool {
         pops.get(&self.asker)
-            .is_some_and(|request| request.parked && request.turn == Some(self.turn))
+            .is_some_and(|request| request.parked && request.turn == self.turn)
     }
 }
 
@@ -255,7 +258,7 @@ mod tests {
     use super::*;
     use crate::asker::asker;
 
-    fn parked(pops: &mut Pops, index: u32, lanes: &[LaneKey], patience: Patience) -> Place {
+    fn asks(pops: &mut Pops, index: u32, lanes: &[LaneKey], patience: Patience) {
         let pop = Pop {
             count: 1,
             lease: None,
@@ -273,9 +276,14 @@ mod tests {
             since: Instant::now(),
             got: Vec::new(),
             parked: false,
-            turn: None,
+            has_parked: false,
+            turn: 0,
         };
         pops.insert(asker(index), request);
+    }
+
+    fn parked(pops: &mut Pops, index: u32, lanes: &[LaneKey], patience: Patience) -> Place {
+        asks(pops, index, lanes, patience);
         pops.park(asker(index)).unwrap().1
     }
 
@@ -292,6 +300,16 @@ mod tests {
         assert_eq!(lane.take_oldest(&mut pops), Some(asker(0)), "it came back in vain");
         assert_eq!(lane.take_oldest(&mut pops), Some(asker(1)));
         assert_eq!(lane.live(), 1);
+    }
+
+    #[test]
+    fn who_asked_first_is_served_first_though_it_parked_later() {
+        let (mut pops, mut lane) = (Pops::default(), Parked::default());
+        asks(&mut pops, 1, &[0, 1], Patience::Forever); // still asked for in lane 0 when the other one parks
+        lane.park(parked(&mut pops, 2, &[1], Patience::Forever));
+        lane.park(pops.park(asker(1)).unwrap().1);
+        let served: Vec<_> = std::iter::from_fn(|| lane.take_oldest(&mut pops)).collect();
+        assert_eq!(served, [1, 2].map(asker));
     }
 
     #[test]

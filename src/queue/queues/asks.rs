@@ -175,7 +175,8 @@ impl Queues {
                 since: now,
                 got: Vec::new(),
                 parked: false,
-                turn: None,
+                has_parked: false,
+                turn: 0,
             },
         );
         self.ask_lane(asker, pipelined, now);

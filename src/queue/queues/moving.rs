@@ -23,10 +23,10 @@ impl Queues {
             let end = request.lanes.iter().rposition(known).map_or(0, |last| last + 1);
             request.lanes.insert_many(end, new.iter().copied());
             let last = request.lanes.len().saturating_sub(1);
-            request.at = match request.turn {
-                Some(_) => last, // it has asked them all once, and waits
-                None if request.at >= end => last.min(request.at + new.len()),
-                None => last.min(request.at),
+            request.at = match request.has_parked {
+                true => last, // it has asked them all once, and waits
+                false if request.at >= end => last.min(request.at + new.len()),
+                false => last.min(request.at),
             };
             for lane in new.iter().filter(|_| place.is_some()) {
                 place

@@ -153,7 +153,7 @@ impl Queues {
     fn park_again(&mut self, key: LaneKey, now: Instant) {
         let pops = &self.pops;
         let has_waited = |entry: &Entry| match entry.to {
-            To::Pop(asker) => pops.get(&asker).is_some_and(|request| request.turn.is_some()),
+            To::Pop(asker) => pops.get(&asker).is_some_and(|request| request.has_parked),
             _ => false,
         };
         let lane = &mut self.lanes[key as usize];
