@@ -4,8 +4,8 @@
 //! one: it is one partition's turn, and pushes and pops alike go there, in the same calls. After a few calls the next one has
 //! its turn. So each gets the same share of the jobs over a time, and none is left idle.
 //!
-//! - A push goes elsewhere when the partition whose turn it is holds far more jobs than another, or as many requests wait for
-//!   it as one call takes: so under load all are at work at once.
+//! - A push goes elsewhere when the partition whose turn it is holds far more jobs than another, or more requests wait for it
+//!   than its next calls take: so under load all are at work at once, each with calls that are worth it.
 //! - A pop goes to the partition that is known to hold the highest priority. Among those that hold the same it goes to the one
 //!   whose turn it is, unless that is known to be empty; then to the one that has most. It asks all others before it finds
 //!   nothing.
@@ -21,11 +21,15 @@ use crate::queue::gather::BATCH_JOBS;
 use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
 use crate::queue::operation::{Operation, Priority, Push};
 
-/// A turn lasts for so many calls of a crowd to the partition that has it, for half as many of a lone client's, or for four times as
-/// many to the others. After each change these get the acknowledgements of jobs that came from them, in small calls, of which there
+/// A turn lasts for so many calls of a crowd to the partition that has it, for a fifth as many of a lone client's, or for four times
+/// as many to the others. After each change these get the acknowledgements of jobs that came from them, in small calls, of which there
 /// are the fewer the seldomer it changes.
-const CALLS: u32 = 16;
+const CALLS: u32 = 40;
+const LONE: u32 = 5;
 const OTHERS: u32 = 4;
+/// Of a crowd this large one call leaves enough for the next, and so for a second partition. A smaller one would be split in two
+/// that fill no call.
+const CROWD: usize = 2 * BATCH_JOBS;
 
 #[derive(Debug, Default)]
 pub(super) struct Turn {
@@ -49,7 +53,7 @@ impl Queues {
         let turn = &mut known.turn;
         let is_its = [turn.pop, turn.push].contains(&partition);
         turn.calls += match (is_its, requests) {
-            (true, 0 | 1) => 2 * OTHERS,
+            (true, 0 | 1) => LONE * OTHERS,
             (true, _) => OTHERS,
             (false, _) => 1,
         };
@@ -99,7 +103,7 @@ impl Queues {
         let active = usize::from(known.settings.active()).clamp(1, known.lanes.len());
         let next = |turn: &Turn| usize::from(turn.push) % active;
         let lane = &self.lanes[known.lanes[next(&known.turn)] as usize];
-        if lane.waiting.len() >= BATCH_JOBS || lane.stalled {
+        if lane.waiting.len() >= CROWD || lane.stalled {
             self.pass_turn(queue);
         }
         let known = &self.queues[queue as usize];
