@@ -3,6 +3,8 @@
 //! 1. Every sentinel that is known is asked again and again, none waits for another, and of what each said last the latest
 //!    election's word is believed. So an old primary that comes back and a sentinel that was cut off are not, whatever they say;
 //!    one that is gone, with the machine of the primary perhaps, holds up nobody, and one that takes its time is heard out.
+//!    An earlier election's word is believed only when most sentinels, and all that answer, keep to it: the master was set up
+//!    anew (`SENTINEL REMOVE`, `SENTINEL MONITOR`), and its elections are counted from 0 again.
 //! 2. A sentinel that knows the master names the others, and they are asked from then on too.
 //! 3. Each once a second; as soon as a worker doubts the primary, at once and then ten times a second for a while. So too
 //!    when a sentinel tells of an event (`+promoted-slave`, `+sdown` …): events are only a reason to ask, as one may be missed.
@@ -28,6 +30,8 @@ const CALM: Duration = Duration::from_secs(1);
 const HURRY: Duration = Duration::from_millis(100);
 /// After a doubt. Sentinels take longer to elect a primary, but then connections fail, which is a doubt again.
 const HURRY_FOR: Duration = Duration::from_secs(5);
+/// So long must all keep to an earlier election's word. Who holds an election tells the others within two seconds.
+const ANEW: Duration = Duration::from_secs(10);
 /// `+promoted-slave` is told by the sentinel that leads an election, as soon as it names the new primary; `+switch-master` by
 /// the others when they have heard of it, and by itself when the replicas follow. Of an election that an operator ordered
 /// there is no other word.
@@ -79,7 +83,7 @@ pub async fn watch(settings: Sentinels, patience: Duration, watcher: Watcher) {
         tokio::select! {
             Some((number, word)) = said.recv() => {
                 witnesses.hear(number, word);
-                witnesses.conclude(&watcher);
+                witnesses.conclude(&watcher, Instant::now());
             }
             _ = watcher.doubted() => {
                 let now = Instant::now();
@@ -154,6 +158,8 @@ struct Witnesses {
     all: Vec<Witness>,
     most: usize,
     complaint: String,
+    /// Whom most of them, and all that answer, take for the primary by an earlier election than is known, and since when.
+    earlier: Option<(Endpoint, Instant)>,
 }
 
 struct Witness {
@@ -168,6 +174,7 @@ impl Witnesses {
             all: configured.iter().cloned().map(Witness::new).collect(),
             most: configured.len() + MAX_LEARNED,
             complaint: String::new(),
+            earlier: None,
         }
     }
 
@@ -182,21 +189,16 @@ impl Witnesses {
     }
 
     /// The latest election's word is published. Without any that is as late as what is known, that stays.
-    fn conclude(&mut self, watcher: &Watcher) {
+    fn conclude(&mut self, watcher: &Watcher, now: Instant) {
         let known = watcher.snapshot();
         let is_unknown = known.shards().is_empty();
         if is_unknown && self.all.iter().any(|witness| witness.said.is_none()) {
             return; // the first to answer may have been cut off
         }
-        let mut latest: Option<&Word> = None;
-        for word in self.all.iter().filter_map(Witness::word) {
-            if latest.is_none_or(|latest| word.epoch > latest.epoch) {
-                latest = Some(word);
-            }
-        }
+        let is_anew = self.is_anew(&known, now);
         let told = self.complaints();
-        match latest {
-            Some(word) if is_unknown || word.epoch > known.epoch => {
+        match self.latest() {
+            Some(word) if is_unknown || is_anew || word.epoch > known.epoch => {
                 info!(primary = %word.primary, epoch = word.epoch, "the sentinels named the primary");
                 watcher.publish(word.snapshot());
             }
@@ -215,6 +217,28 @@ impl Witnesses {
             }
             self.complaint = told;
         }
+    }
+
+    /// The latest election's word, by the first of those that give it.
+    fn latest(&self) -> Option<&Word> {
+        let words = self.all.iter().rev().filter_map(Witness::word);
+        words.max_by_key(|word| word.epoch)
+    }
+
+    /// They have kept to an earlier election's primary for so long that it is no sentinel that was cut off.
+    fn is_anew(&mut self, known: &Snapshot, now: Instant) -> bool {
+        let earlier = self.latest().filter(|latest| {
+            let answers = || self.all.iter().filter_map(Witness::word);
+            latest.epoch < known.epoch
+                && answers().all(|word| word.primary == latest.primary)
+                && 2 * answers().count() > self.all.len()
+        });
+        let primary = earlier.map(|word| word.primary.clone());
+        self.earlier = primary.map(|primary| match self.earlier.take() {
+            Some((before, since)) if before == primary => (primary, since),
+            _ => (primary, now),
+        });
+        matches!(self.earlier, Some((_, since)) if now >= since + ANEW)
     }
 
     fn complaints(&self) -> String {
@@ -361,7 +385,7 @@ mod tests {
         let mut witnesses = Witnesses::new(&[1, 2].map(Endpoint::local));
         let mut hear = |number, said| {
             witnesses.hear(number, said);
-            witnesses.conclude(&watcher);
+            witnesses.conclude(&watcher, Instant::now());
             topology.snapshot().first_primary().cloned()
         };
         assert_eq!(
@@ -380,11 +404,53 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_election_is_believed_when_most_and_all_who_answer_keep_to_it() {
+        let (topology, watcher) = Topology::watched(Snapshot::unknown(""));
+        let mut witnesses = Witnesses::new(&[1, 2, 3].map(Endpoint::local));
+        let start = Instant::now();
+        let mut hear = |seconds, said: [Said; 3]| {
+            for (number, said) in said.into_iter().enumerate() {
+                witnesses.hear(number, said);
+            }
+            witnesses.conclude(&watcher, start + Duration::from_secs(seconds));
+            topology.snapshot().first_primary().cloned().unwrap()
+        };
+        let gone = || Err("no answer".to_owned());
+        let [elected, other] = [7, 8].map(Endpoint::local);
+        assert_eq!(hear(0, [says(7, 5), says(7, 5), says(7, 5)]), elected);
+        assert_eq!(
+            hear(100, [says(8, 0), says(8, 0), says(7, 5)]),
+            elected,
+            "one knows better"
+        );
+        assert_eq!(hear(200, [says(8, 0), gone(), gone()]), elected);
+        assert_eq!(
+            hear(300, [says(8, 0), gone(), gone()]),
+            elected,
+            "the others may know better"
+        );
+        assert_eq!(hear(400, [says(8, 0), says(8, 0), gone()]), elected);
+        assert_eq!(
+            hear(409, [says(8, 0), says(9, 0), gone()]),
+            elected,
+            "they are not of one mind"
+        );
+        assert_eq!(hear(410, [says(8, 0), says(8, 0), gone()]), elected, "since now");
+        assert_eq!(hear(419, [says(8, 0), says(8, 0), gone()]), elected);
+        assert_eq!(hear(420, [says(8, 0), says(8, 0), gone()]), other);
+        assert_eq!(
+            hear(421, [says(8, 0), says(9, 1), gone()]),
+            Endpoint::local(9),
+            "counted from there"
+        );
+    }
+
+    #[test]
     fn what_each_sentinel_said_is_the_reason_why_no_primary_is_known() {
         let (topology, watcher) = Topology::watched(Snapshot::unknown(""));
         let mut witnesses = Witnesses::new(&[Endpoint::local(1)]);
         witnesses.hear(0, Err("ERR No such master with that name".to_owned()));
-        witnesses.conclude(&watcher);
+        witnesses.conclude(&watcher, Instant::now());
         let reason = topology.snapshot().trouble.clone();
         assert!(reason.contains("127.0.0.1:1: ERR No such master"), "{reason}");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::proxy::ProxyPlan;
 use crate::support::sentinels::{MASTER, SentinelSet};
-use crate::support::{PATIENCE, Proxy, Relay, wait_until};
+use crate::support::{PATIENCE, Proxy, RedisServer, Relay, wait_until};
 
 use super::cluster::readiness;
 use super::load::Load;
@@ -133,4 +133,25 @@ fn a_name_that_no_sentinel_knows_is_said_and_heals_without_a_restart_when_one_of
         readiness(&proxy) == (200, "ready\n".into())
     });
     assert!(!proxy.client().run("QPUSH q job").is_error(""));
+}
+
+/// A master that is set up anew has no elections behind it, whoever was elected before.
+#[test]
+fn a_master_that_is_set_up_anew_is_followed_without_a_restart() {
+    let mut set = SentinelSet::start();
+    let old = set.primary();
+    set.server_at(old).kill();
+    set.wait_for_another_than(old);
+    let elected = set.primary();
+    let proxy = proxy_before(&set).start();
+    proxy.client().run("QPUSH q of-the-elected");
+
+    let other = RedisServer::start();
+    set.set_up_anew(other.port());
+    wait_until(PATIENCE + PATIENCE, "the proxy is at the new primary", || {
+        other.client().run("CLIENT LIST").text().contains("name=millrace-")
+    });
+    assert!(!proxy.client().run("QPUSH q of-the-other").is_error(""));
+    assert_eq!(other.client().run("EXISTS q:{q/0}:jobs").integer(), 1);
+    assert_eq!(set.server_at(elected).client().run("HLEN q:{q/0}:jobs").integer(), 1);
 }

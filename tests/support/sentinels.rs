@@ -161,6 +161,15 @@ impl SentinelSet {
         }
     }
 
+    /// Every sentinel forgets what it knows of the master, and is told that the server at this port is it.
+    pub fn set_up_anew(&self, port: u16) {
+        for sentinel in &self.sentinels {
+            let mut client = sentinel.client(self.password);
+            client.call(&["SENTINEL", "REMOVE", MASTER]);
+            client.call(&["SENTINEL", "MONITOR", MASTER, "127.0.0.1", &port.to_string(), "2"]);
+        }
+    }
+
     pub fn kill_sentinel(&mut self, index: usize) {
         self.sentinels[index].is_down = true;
         self.sentinels[index].process.kill();
