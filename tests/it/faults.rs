@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::load::{Load, QUEUE};
 use crate::support::proxy::ProxyPlan;
-use crate::support::{Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
+use crate::support::{AT_ONCE, Client, PATIENCE, Proxy, RedisServer, Reply, wait_until};
 
 /// Jobs that go all their way between one fault and the next.
 const SOME: usize = 200;
@@ -292,8 +292,8 @@ fn jobs_of_a_killed_proxy_come_back_when_their_leases_end() {
     let mut proxy = proxy_before(&redis).start();
     let mut worker = proxy.client();
     worker.run("QMPUSH orders 3 a b c");
-    // A loaded machine may take a second to start the proxy again.
-    let leased = worker.run("QPOP orders COUNT 2 LEASE 3000");
+    // A loaded machine may take seconds to start the proxy again.
+    let leased = worker.run("QPOP orders COUNT 2 LEASE 5000");
     assert_eq!(leased.items().len(), 2);
     let began = Instant::now();
     proxy.kill();
@@ -308,7 +308,7 @@ fn jobs_of_a_killed_proxy_come_back_when_their_leases_end() {
     for payload in ["a", "b"] {
         let job = worker.run("QPOP orders BLOCK 9000");
         assert_eq!((job.items()[2].text().as_str(), job.items()[3].integer()), (payload, 2));
-        assert!(began.elapsed() >= Duration::from_millis(2500), "before its lease ended");
+        assert!(began.elapsed() >= Duration::from_millis(4500), "before its lease ended");
         let stale = leased
             .items()
             .iter()
@@ -350,7 +350,7 @@ fn clients_that_vanish_while_they_wait_take_nothing_along() {
             (payload, 1),
             "round {round}"
         );
-        assert!(asked.elapsed() < Duration::from_secs(1), "round {round}: not at once");
+        assert!(asked.elapsed() < AT_ONCE, "round {round}: not at once");
         assert_eq!(
             producer.call(&["QACK", QUEUE, &job.items()[1].text()]),
             Reply::Integer(1)
@@ -383,7 +383,7 @@ fn a_push_through_one_proxy_wakes_a_pop_that_waits_at_another() {
         producer.call(&["QPUSH", QUEUE, "job"]);
         let job = worker.receive();
         assert_eq!(job.items()[3].integer(), 1);
-        assert!(pushed.elapsed() < Duration::from_secs(1), "round {round}: not at once");
+        assert!(pushed.elapsed() < AT_ONCE, "round {round}: not at once");
         worker.call(&["QACK", QUEUE, &job.items()[1].text()]);
     }
 }
@@ -421,7 +421,7 @@ fn every_worker_of_a_proxy_wakes_those_that_wait_at_the_others() {
         .iter_mut()
         .map(|worker| worker.receive().items()[2].text().parse().unwrap())
         .collect();
-    assert!(pushed.elapsed() < Duration::from_secs(1), "not at once");
+    assert!(pushed.elapsed() < AT_ONCE, "not at once");
     payloads.sort_unstable();
     assert_eq!(payloads, (0..12).collect::<Vec<_>>());
 }

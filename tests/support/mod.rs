@@ -29,6 +29,9 @@ pub use reply::Reply;
 
 /// Long enough for a loaded two-core machine, short enough that a hang is a failure and not a coffee break.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// A pop that is woken has its job within this, on however slow a machine; one that is not, when the safety poll finds it, after up to
+/// five seconds.
+pub const AT_ONCE: Duration = Duration::from_secs(3);
 
 const POLL: Duration = Duration::from_millis(2); // a server is up in 20 ms: polling slower would be most of the wait
 
