@@ -165,6 +165,8 @@ pub struct Lane {
     pub registered: bool,
     /// Redis woke this worker. If it has nobody to serve any more, the next one must be woken: so a call goes out anyway.
     pub woken: bool,
+    /// Another worker was called to a job here. When it must have come, or else this one looks again.
+    pub called: Option<Instant>,
     /// When the next job here is due, as far as the last reply knew.
     pub due: Option<Instant>,
     /// Ready jobs, and the highest priority among them, as far as the last reply knew.
@@ -208,6 +210,7 @@ impl Lane {
             hopeful: 0,
             registered: false,
             woken: false,
+            called: None,
             due: None,
             ready: 0,
             top: Priority::Normal,
@@ -257,7 +260,7 @@ impl Lane {
             && self.flight.is_none()
             && self.trust == Trust::Sure
             && self.parked.live() == 0
-            && !self.woken
+            && (self.retired || !self.woken && self.called.is_none())
     }
 
     /// Takes out of `waiting` what `leaves` says of.

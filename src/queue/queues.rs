@@ -22,7 +22,7 @@ mod turn;
 mod waking;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,6 +91,8 @@ pub struct Queues {
     /// Lanes that hold their call for a crowd, and until when the first of them does.
     held_lanes: Vec<LaneKey>,
     held_until: Option<Instant>,
+    /// When a worker that was called must have come, in the order in which they were.
+    called: VecDeque<(Instant, LaneKey)>,
     /// When something falls due in a lane where pops are parked.
     dues: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     answers: Vec<Answer>,
@@ -134,6 +136,7 @@ impl Queues {
             stalled: Vec::new(),
             held_lanes: Vec::new(),
             held_until: None,
+            called: VecDeque::new(),
             dues: BinaryHeap::new(),
             answers: Vec::new(),
             flights: 0,

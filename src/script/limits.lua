@@ -31,5 +31,8 @@ local function as_limited(t, due, ready, left)
   if again and ready > 0 and not paused then
     due = min(due or again, again)
   end
+  if most == 0 then
+    left = left % 8 -- nobody is called
+  end
   return t, due, min(ready, most), left
 end

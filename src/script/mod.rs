@@ -169,6 +169,8 @@ pub struct Standing {
     pub top: Priority,
     /// More was due than one call brings back: call again before you believe what is missing.
     pub more: bool,
+    /// Jobs are ready while workers wait. One of those was called, which does not mean that it comes.
+    pub called: bool,
 }
 
 /// Opens a reply: its standing, and the reader behind it with the number of elements left.
@@ -188,13 +190,14 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
             now,
             next_due,
             ready,
-            top: match left >> 1 {
+            top: match left >> 1 & 3 {
                 1 => Priority::Urgent,
                 2 => Priority::High,
                 3 => Priority::Low,
                 _ => Priority::Normal,
             },
-            more: left & 1 == 1,
+            more: left & 1 != 0,
+            called: left & 8 != 0,
         },
         reader,
         len,

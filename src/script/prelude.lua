@@ -104,7 +104,8 @@ local function ready_in(letter)
 end
 
 -- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, and in one number
--- whether upkeep is left (1) and of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6).
+-- whether upkeep is left (1), of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6), and
+-- whether jobs are ready while workers wait (8), one of whom is called then.
 local function standing()
   local soonest = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
   local ready = ready_in('n')
@@ -118,6 +119,7 @@ local function standing()
     left = left + (u > 0 and 2 or h > 0 and 4 or ready == 0 and l > 0 and 6 or 0)
     ready = ready + u + h + l
   end
+  left = left + (ready > 0 and not nobody_waits and 8 or 0)
   return now, soonest or false, math.max(ready, 0), left
 end
 

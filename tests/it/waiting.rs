@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::support::{Client, PATIENCE, Proxy, RedisServer, wait_until};
+use crate::support::{AT_ONCE, Client, PATIENCE, Proxy, RedisServer, wait_until};
 
 /// Pops that the proxy holds back.
 fn blocked(client: &mut Client) -> usize {
@@ -154,6 +154,40 @@ fn a_push_calls_one_of_those_who_wait_and_no_crowd() {
     let (scripts, messages) = (after[0] - before[0], after[1] - before[1]);
     assert!(scripts <= 2 * PUSHES + polls, "{scripts} calls for {PUSHES} pushes");
     assert!(messages <= PUSHES + polls, "{messages} messages for {PUSHES} pushes");
+}
+
+/// A frozen proxy still has its connections, so Redis hands on to it what it says to those who wait there.
+#[test]
+fn a_job_for_which_a_frozen_proxy_is_called_goes_to_who_waits_at_the_next() {
+    let redis = RedisServer::start();
+    let [frozen, living, pushing] = [0, 1, 2].map(|_| Proxy::before(&redis).start());
+    let queues: Vec<String> = (0..20).map(|number| format!("q{number}")).collect();
+    let pops: Vec<String> = queues
+        .iter()
+        .map(|queue| format!("QPOP {queue} BLOCK 0 NOACK"))
+        .collect();
+    let pops: Vec<&str> = pops.iter().map(String::as_str).collect();
+    let first = wait_in_turn(&frozen, &pops);
+    let mut next = wait_in_turn(&living, &pops);
+    for queue in &queues {
+        let waiting = format!("q:{{{queue}/0}}:waiting");
+        wait_until(PATIENCE, "both are known to wait", || {
+            redis.client().call(&["ZCARD", &waiting]).integer() == 2
+        });
+    }
+    frozen.freeze();
+    let pushed = Instant::now();
+    // Through one that has nobody who waits, and through one that has.
+    for (number, queue) in queues.iter().enumerate() {
+        let through = if number % 2 == 0 { &pushing } else { &living };
+        through.client().call(&["QPUSH", queue, "job"]);
+    }
+    for client in &mut next {
+        assert_eq!(client.receive().items()[2].text(), "job");
+    }
+    assert!(pushed.elapsed() < AT_ONCE, "{:?}", pushed.elapsed());
+    frozen.thaw();
+    drop(first);
 }
 
 /// Ten wait at the very proxy through which all is pushed, as fast as they come, and one at another: it must get some too.

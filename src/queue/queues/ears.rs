@@ -11,8 +11,8 @@ use crate::queue::lane::{Ear, LaneKey};
 use crate::queue::operation::QueueName;
 use crate::script::Channels;
 
-/// A parked pop whose wake-up was lost is found by this: every so often one queue is asked again. Slow, as wake-ups are lost
-/// only with a worker that died between being woken and popping.
+/// A parked pop whose wake-up was lost is found by this: every so often one queue is asked again. Slow, as a wake-up is lost
+/// only with both workers, the one that called and the one that was called.
 const SAFETY_POLL: Duration = Duration::from_secs(5);
 /// Where the server has no sharded channels (before 7.0), each lane where somebody waits is asked so often.
 const DEAF_POLL: Duration = Duration::from_millis(500);

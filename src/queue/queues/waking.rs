@@ -13,6 +13,10 @@ use crate::queue::reply::Reply;
 use crate::script::Standing;
 use crate::script::wake::Wake;
 
+/// A worker that is called comes within a millisecond or two. One that has not for so long is frozen, cut off or dead, and the
+/// next one is called.
+const COMES_WITHIN: Duration = Duration::from_millis(100);
+
 impl Queues {
     /// A message on this worker's wake channel.
     pub fn wake(&mut self, message: &[u8], now: Instant) {
@@ -61,6 +65,15 @@ impl Queues {
         self.list(key);
     }
 
+    /// Nobody has come for a job here. Whoever waits at this worker gets it, or else the next worker is called.
+    fn call_the_next(&mut self, key: LaneKey) {
+        let lane = &mut self.lanes[key as usize];
+        lane.called = None;
+        lane.woken = true;
+        lane.hopeful = lane.hopeful.max(1);
+        self.list(key);
+    }
+
     /// Wake-ups are heard again, after some may have been missed: Redis is asked for those who wait, and told of them.
     pub fn hears_again(&mut self, now: Instant) {
         if let Some(crons) = &mut self.crons {
@@ -84,6 +97,14 @@ impl Queues {
         let lane = &mut self.lanes[key as usize];
         (lane.ready, lane.top) = (standing.ready, standing.top);
         lane.due = standing.next_due.map(|due| at_redis_time(due, standing.now, now));
+        lane.called = match (standing.called, lane.called) {
+            (true, None) => {
+                self.called.push_back((now + COMES_WITHIN, key));
+                Some(now + COMES_WITHIN)
+            }
+            (true, known) => known,
+            (false, _) => None,
+        };
         self.expect_due(key);
     }
 
@@ -107,7 +128,8 @@ impl Queues {
         let cron = self.crons.as_ref().and_then(Crons::next);
         let telling = self.losses.map(|(_, since)| since + TELLING);
         let ends = [self.pops.next_end(), self.awaiting.next_end()];
-        let rest = [due, self.held_until, poll, cron, telling];
+        let called = self.called.front().map(|(end, _)| *end);
+        let rest = [due, called, self.held_until, poll, cron, telling];
         ends.into_iter().chain(rest).flatten().min()
     }
 
@@ -136,6 +158,16 @@ impl Queues {
             {
                 lane.hopeful = lane.parked.live();
                 self.list(key);
+            }
+        }
+        while let Some((end, key)) = self.called.front().copied().filter(|(end, _)| *end <= now) {
+            self.called.pop_front();
+            if self
+                .lanes
+                .get(key as usize)
+                .is_some_and(|lane| lane.called == Some(end))
+            {
+                self.call_the_next(key);
             }
         }
         if self.polled.is_none_or(|polled| polled + self.poll_pause() <= now) {

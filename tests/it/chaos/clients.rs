@@ -92,7 +92,7 @@ fn proxies_and_the_lines_to_them_are_broken_and_nothing_is_lost_or_repeated() {
     let redis = Lines { server, to_proxies };
     let mut stage = Stage { redis, proxies };
     let rules = Rules::strict(MIX.lease).allow(&[LOST]);
-    // A wake-up that died with a proxy is made good by the slow poll of another, one queue each five seconds.
+    // A wake-up that died with the proxy that gave it is made good by the slow poll of another, one queue each five seconds.
     let queues = MIX.queues().len() as u32;
     let patience = rules.patience + MIX.lease + Duration::from_secs(5) * queues;
     stage.run("clients", MIX, &addresses, &[TABLE], &Rules { patience, ..rules });
