@@ -118,9 +118,11 @@ impl RedisServer {
         self.try_info(field).unwrap_or_else(|| panic!("INFO has no {field}"))
     }
 
-    /// What a replica alone has, say, of a server that may be a primary for now.
+    /// What a replica alone has, say, of a server that may be a primary for now. Sentinel closes the connections of one whose place it
+    /// changes, this one's too.
     pub fn try_info(&self, field: &str) -> Option<String> {
-        let Reply::Bulk(text) = self.client().call(&["INFO", "everything"]) else {
+        let reply = self.client().try_call(&["INFO", "everything"]).ok()?;
+        let Reply::Bulk(text) = reply else {
             panic!("INFO is a bulk string")
         };
         String::from_utf8_lossy(&text)
