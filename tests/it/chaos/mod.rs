@@ -114,6 +114,7 @@ impl<R: Servers> Stage<R> {
         println!("{title}, {}: {}", load.history().at(from), fault.name);
         let known = (fault.happens)(self, load);
         let until = Instant::now();
+        load.send_home();
         load.wait_for_more_of_each(SOME);
         let first_success = known.and_then(|known| Some(load.history().first_success_after(known, QUEUE)? - known));
         Brought {

@@ -39,6 +39,7 @@ impl Consumer {
         let mut party = Party::of(shared, number + 1);
         let mut seen = number;
         while !shared.drained.load(Relaxed) {
+            party.go_home();
             let goes_on = match self.pop(&mut party, &mut seen) {
                 None => party.reconnect(),
                 Some(jobs) if jobs.is_empty() => true,

@@ -158,6 +158,8 @@ struct Shared {
     drained: AtomicBool,
     /// A client's connection was, which never may be.
     closed: AtomicBool,
+    /// How often all clients were sent to their own addresses.
+    sent_home: AtomicUsize,
 }
 
 impl Load {
@@ -176,6 +178,7 @@ impl Load {
             no_more_pushes: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            sent_home: AtomicUsize::new(0),
         });
         let producer = |(number, producer): (usize, &Producer)| {
             let (shared, producer) = (shared.clone(), *producer);
@@ -226,6 +229,11 @@ impl Load {
             assert!(!self.shared.closed.load(Relaxed), "{:?}", failures().last());
             condition()
         });
+    }
+
+    /// All addresses are served again: whoever went to another than its own goes back, before its next call.
+    pub fn send_home(&self) {
+        self.shared.sent_home.fetch_add(1, Relaxed);
     }
 
     /// Until some client was told an error that begins so.
@@ -288,6 +296,8 @@ struct Party<'a> {
     shared: &'a Shared,
     client: Client,
     number: usize,
+    is_away: bool,
+    sent_home: usize,
 }
 
 impl<'a> Party<'a> {
@@ -297,6 +307,8 @@ impl<'a> Party<'a> {
             shared,
             client: Client::connect(address).unwrap(),
             number,
+            is_away: false,
+            sent_home: 0,
         }
     }
 
@@ -353,6 +365,18 @@ impl<'a> Party<'a> {
         comes_back
     }
 
+    fn own_address(&self) -> &'a String {
+        &self.shared.addresses[self.number % self.shared.addresses.len()]
+    }
+
+    /// If it was told to, and is elsewhere. Of one that holds no job and has no call on its way.
+    fn go_home(&mut self) {
+        let sent_home = self.shared.sent_home.load(Relaxed);
+        if std::mem::replace(&mut self.sent_home, sent_home) != sent_home && self.is_away {
+            self.connect_anew();
+        }
+    }
+
     /// To its own address, or the next that answers.
     fn connect_anew(&mut self) -> bool {
         let started = Instant::now();
@@ -362,6 +386,7 @@ impl<'a> Party<'a> {
             let answers = Client::connect(address).and_then(|mut client| client.try_call(&["PING"]).map(|_| client));
             if let Ok(client) = answers {
                 self.client = client;
+                self.is_away = address != self.own_address();
                 return true;
             }
             if started.elapsed() > WITHIN {

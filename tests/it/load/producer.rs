@@ -31,6 +31,7 @@ impl Producer {
         let mut party = Party::of(shared, number);
         let mut round = 0;
         while !shared.no_more_pushes.load(Relaxed) {
+            party.go_home();
             for _ in 0..self.burst {
                 shared
                     .tally(self.queue)
