@@ -4,7 +4,7 @@
 -- ARGV after the prelude's: state (ready delayed leased dead, or all).
 -- Returns now, next due or false, ready, more, how many were removed, whether some are left (1 or 0).
 
-local PURGED = 400
+local PURGED = 200
 
 --@include upkeep
 if before then
