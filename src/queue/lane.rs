@@ -290,7 +290,7 @@ impl Lane {
     pub fn replied(&mut self, answered: usize, took: Duration, now: Instant) {
         // A client's pipeline is no crowd.
         let waiting = self.waiting.len() - self.pipelined;
-        self.pace.replied(answered, waiting, BATCH_JOBS, took, now);
+        self.pace.lane_replied(answered + waiting, BATCH_JOBS, took, now);
     }
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.

@@ -97,9 +97,6 @@ struct Gathered {
     from: Runs,
     /// A lane's call, which has waited for its own crowd, or a script: it goes at once.
     urgent: bool,
-    /// When something was written last, and how long its replies took.
-    wrote: Option<Instant>,
-    took: Duration,
 }
 
 impl PipeState {
@@ -138,23 +135,15 @@ impl PipeState {
     }
 
     pub(super) fn written(&mut self, now: Instant) {
-        let Gathered {
-            from,
-            urgent,
-            wrote,
-            took,
-        } = &mut self.gathered;
-        (*from, *urgent, *wrote) = (Runs::default(), false, Some(now));
-        self.pace.sent_most(*took, now);
+        self.gathered = Gathered::default();
+        self.pace.sent_most(now);
     }
 
     /// All replies of one read have been handed on.
     pub fn replied(&mut self, now: Instant) {
         let answered = std::mem::take(&mut self.answered).clients;
-        if let Some(wrote) = self.gathered.wrote.filter(|_| answered > 0) {
-            self.gathered.took = now.saturating_duration_since(wrote);
-            let (waiting, took) = (self.gathered.from.clients, self.gathered.took);
-            self.pace.replied(answered, waiting, usize::MAX, took, now);
+        if answered > 0 {
+            self.pace.pipe_replied(answered + self.gathered.from.clients, now);
         }
     }
 
