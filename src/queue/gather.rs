@@ -27,12 +27,12 @@ const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The operations of a call, and who waits for which of their outcomes.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct Gathered {
     pub operations: Vec<Operation>,
     pub to: Vec<(To, Instant)>,
 }
 
-impl Batch {
+impl Gathered {
     fn add(&mut self, operation: Operation, to: To, since: Instant) {
         self.operations.push(operation);
         self.to.push((to, since));
@@ -42,7 +42,7 @@ impl Batch {
 /// A batch whose pops are still to come: the parked ones first.
 #[derive(Debug)]
 pub struct Gathering {
-    batch: Batch,
+    gathered: Gathered,
     /// How many jobs it makes ready, at most, for those who wait.
     pub readied: usize,
     jobs: usize,
@@ -58,7 +58,7 @@ impl Gathering {
     pub fn new(waiting: &mut VecDeque<Entry>, pops: &Pops, pipelined: bool, parked: bool) -> Self {
         let others = if parked { BATCH_POPS / 2 } else { BATCH_POPS };
         let mut gathering = Self {
-            batch: Batch::default(),
+            gathered: Gathered::default(),
             readied: 0,
             jobs: 0,
             bytes: 0,
@@ -113,7 +113,7 @@ impl Gathering {
         self.jobs += jobs;
         self.bytes += bytes;
         self.readied += readied(&operation);
-        self.batch.add(operation, entry.to, entry.since);
+        self.gathered.add(operation, entry.to, entry.since);
     }
 
     pub fn has_room_for_pops(&self) -> bool {
@@ -127,11 +127,11 @@ impl Gathering {
     }
 
     /// The pops that were not parked go last.
-    pub fn finish(mut self, pops: &Pops) -> Batch {
+    pub fn finish(mut self, pops: &Pops) -> Gathered {
         for (to, room) in std::mem::take(&mut self.popping) {
             self.add(to, room, pops);
         }
-        self.batch
+        self.gathered
     }
 
     /// How many jobs it asks for.
@@ -141,7 +141,7 @@ impl Gathering {
         let mut pop = request.pop;
         pop.count = pop.count.min(room);
         pop.waits = request.may_park();
-        self.batch.add(Operation::Pop(pop), to, request.since);
+        self.gathered.add(Operation::Pop(pop), to, request.since);
         pop.count
     }
 }
@@ -266,7 +266,7 @@ mod tests {
         entry(Work::Pop, To::Pop(asker))
     }
 
-    fn asked_for(batch: &Batch) -> Vec<u32> {
+    fn asked_for(batch: &Gathered) -> Vec<u32> {
         let counts = batch.operations.iter().filter_map(|operation| match operation {
             Operation::Pop(pop) => Some(pop.count),
             _ => None,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::flight::{Askers, Call, Flight, Wait};
-use super::gather::{BATCH_JOBS, Batch, Gathering};
+use super::gather::{BATCH_JOBS, Gathered, Gathering};
 use super::id::Origin;
 use super::operation::{Operation, Priority, Push, QueueName};
 use super::pace::Pace;
@@ -324,15 +324,9 @@ impl Lane {
             return Some(call);
         }
         self.woken = false;
-        let batch = self.gather(pops);
+        let Gathered { operations, to } = self.gather(pops);
         let parked = self.parked.live() > 0;
-        Some((
-            Call::Batch {
-                operations: batch.operations,
-                parked,
-            },
-            batch.to,
-        ))
+        Some((Call::Batch { operations, parked }, to))
     }
 
     /// While the queue is being dropped nothing else is done: it would be lost with it, though it came later.
@@ -371,7 +365,7 @@ impl Lane {
     }
 
     /// All that can go in one call. As many parked pops are in it as there may be jobs for.
-    fn gather(&mut self, pops: &mut Pops) -> Batch {
+    fn gather(&mut self, pops: &mut Pops) -> Gathered {
         let mut waiting = std::mem::take(&mut self.waiting);
         let mut gathering = Gathering::new(&mut waiting, pops, self.pipelined > 0, self.parked.live() > 0);
         self.replace_waiting(waiting);
