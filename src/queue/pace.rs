@@ -6,8 +6,8 @@
 //!
 //! 1. When a reply comes, the crowd is counted: whom it answered, and who has come meanwhile.
 //! 2. The next call is held until most of the crowd is there, but not for long. Of a lane three quarters are waited for, and no
-//!    longer than its last call took, or [`HOLD`]: some of its crowd ask for something else now. Of a pipe nine tenths, and no
-//!    longer than [`HOLD`], however far Redis is.
+//!    longer than its last call took, or [`HOLD`]: more gained it nothing. Of a pipe nine tenths, and no longer than [`HOLD`],
+//!    however far Redis is.
 //! 3. A small crowd is never held: its calls would gain little, and a lone client would wait for nobody.
 //!
 //! What it gains: benches/README.md, "Batches".
@@ -88,6 +88,7 @@ mod tests {
         pace.sent_most(now);
         assert_eq!(pace.holds(1, now), None, "no crowd was seen");
         pace.pipe_replied(40, now);
+        assert_eq!(pace.holds(35, now), Some(now + HOLD));
         assert_eq!(pace.holds(36, now), None, "nine tenths are here");
         let sent = now + HOLD / 2;
         pace.sent_most(sent);

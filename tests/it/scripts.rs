@@ -352,6 +352,23 @@ fn a_queue_that_is_resumed_calls_those_who_wait() {
     assert_eq!(ears.receive().items()[2].text(), "orders/0");
 }
 
+/// Else whoever hears of it would look again and again whether they have come.
+#[test]
+fn nobody_is_called_to_jobs_that_may_not_be_popped() {
+    let mut lane = orders("w1");
+    lane.settings.pause.pop = true;
+    lane.batch(&[waiting_pop()]);
+    let mut other = Lane::on_the_same(&lane, "w2");
+    other.settings.pause.pop = true;
+    assert!(!other.batch(&[push_of(&["a"])]).standing.called, "it is paused");
+    other.settings.pause.pop = false;
+    assert!(other.batch(&[push_of(&["b"])]).standing.called);
+    assert!(
+        !other.batch(&[push_of(&["c"])]).standing.called,
+        "nobody waits any more"
+    );
+}
+
 #[test]
 fn no_more_is_stored_than_the_bound_allows() {
     let mut lane = orders("w1");

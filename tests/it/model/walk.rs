@@ -475,10 +475,11 @@ impl Twins {
         assert_eq!(standing, (now, due, ready, false), "standing after {operations:?}");
         if repeat {
             let again = self.lanes[worker].repeat().unwrap();
+            // Who was called waits no more.
             let but_calls = |standing| Standing {
                 called: false,
                 ..standing
-            }; // who was called waits no more
+            };
             assert_eq!(
                 but_calls(again.standing),
                 but_calls(reply.standing),
