@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::lane::To;
 use super::operation::Operation;
-use super::single::Single;
+use super::single::{KeyCall, Single};
 use crate::resp::OwnedRequest;
 use crate::script::batch::Shortage;
 
@@ -85,8 +85,12 @@ impl Call {
         matches!(self, Self::Single(Single::Drop { .. } | Single::DropPart { .. }))
     }
 
+    /// It stores what replicas are to have before its client is answered.
     pub fn pushes(&self) -> bool {
         let is_push = |operation: &Operation| matches!(operation, Operation::Push(_));
-        matches!(self, Self::Batch { operations, .. } if operations.iter().any(is_push))
+        match self {
+            Self::Batch { operations, .. } => operations.iter().any(is_push),
+            Self::Single(single) => matches!(single, Single::Keys(KeyCall::Lend { .. })),
+        }
     }
 }

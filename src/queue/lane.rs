@@ -33,6 +33,8 @@ pub type LaneKey = u32;
 pub type QueueKey = u32;
 /// Of a request whose parts go to several lanes.
 pub type FanKey = u32;
+/// Of a push whose unique key is in another partition.
+pub type BorrowerKey = u32;
 
 /// What waits in a lane.
 #[derive(Debug)]
@@ -81,7 +83,8 @@ impl Entry {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// Of its payloads.
+    pub fn bytes(&self) -> usize {
         match &self.work {
             Work::Operation(Operation::Finish(finish)) => finish.result.len(),
             Work::Operation(operation) => operation.push().map_or(0, Push::bytes),
@@ -102,6 +105,8 @@ pub enum To {
     Keeper(QueueKey),
     /// One part of a client's request, the others of which are in other lanes.
     Part(FanKey, Option<ClientKey>),
+    /// A push that needs its unique key first.
+    Borrower(BorrowerKey, Option<ClientKey>),
     /// Nobody: jobs that go back.
     Nobody,
 }
@@ -110,7 +115,7 @@ impl To {
     pub fn client(self) -> Option<ClientKey> {
         match self {
             Self::Asker(asker) | Self::ManyIds(asker) | Self::Pop(asker) => Some(asker.client),
-            Self::Part(_, client) => client,
+            Self::Part(_, client) | Self::Borrower(_, client) => client,
             Self::Keeper(_) | Self::Nobody => None,
         }
     }

@@ -143,6 +143,17 @@ pub struct Unique {
     pub key: Bytes,
     /// `FOR`: milliseconds from the push for which it is held at least, whatever becomes of the job.
     pub hold: Option<u64>,
+    /// Where the partition has the key from another one, the number of the [`Loan`].
+    pub loan: Option<u64>,
+}
+
+/// By which a unique key is in another partition than its own, because the job that wants it is of a group there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// That has the key.
+    pub partition: u16,
+    /// Later ones have higher numbers.
+    pub number: u64,
 }
 
 /// `QPUSH` (one payload) and `QMPUSH` (many, all or nothing).
@@ -165,6 +176,8 @@ pub struct Tick {
     pub then: u16,
     /// `None`: that was done.
     pub push: Option<Push>,
+    /// Or a job of another partition has its key, so that nothing is pushed.
+    pub is_duplicate: bool,
 }
 
 /// One queue's part of a `QPOP` or `QMPOP`.

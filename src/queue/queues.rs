@@ -3,7 +3,8 @@
 //!
 //! A state machine without I/O, clock or threads: it is told the time, hands its calls to whoever sends them, and lays its
 //! answers down for whoever writes them. A queue has one lane for each of its partitions ([`partitions`]); which of them a
-//! push or a pop goes to is in [`turn`], what goes to several at once in [`fans`]. What a lane gathers and when it sends is in
+//! push or a pop goes to is in [`turn`], what goes to several at once in [`fans`], what needs its unique key from another one first
+//! in [`loans`]. What a lane gathers and when it sends is in
 //! [`super::lane`], who waits is in [`super::waiting`], what Redis does with a call is in `src/script`.
 
 mod asks;
@@ -13,6 +14,7 @@ mod errands;
 mod fans;
 mod forgotten;
 mod keeping;
+mod loans;
 mod moving;
 mod outcomes;
 mod partitions;
@@ -42,6 +44,7 @@ use crate::script::Scripts;
 
 use ears::Ears;
 use fans::Fans;
+use loans::Borrowers;
 use partitions::{Queue, default_partitions};
 pub use replays::Losses;
 
@@ -78,6 +81,7 @@ pub struct Queues {
     queues: Slab<Queue>,
     by_name: HashMap<QueueName, QueueKey, ahash::RandomState>,
     fans: Fans,
+    borrowers: Borrowers,
     /// Pushes that some partitions have refused as full, and how many have.
     refused: HashMap<Asker, u16, ahash::RandomState>,
     pops: Pops,
@@ -128,6 +132,7 @@ impl Queues {
             queues: Slab::new(),
             by_name: HashMap::default(),
             fans: Fans::default(),
+            borrowers: Borrowers::default(),
             refused: HashMap::default(),
             pops: Pops::default(),
             awaiting: Awaiting::default(),
@@ -199,7 +204,7 @@ impl Queues {
         for (to, since) in flight {
             if late(to, *since) {
                 let error = match to {
-                    To::Pop(_) => line,
+                    To::Pop(_) | To::Borrower(..) => line,
                     _ => doubt,
                 };
                 refused.push((std::mem::replace(to, To::Nobody), error));
@@ -243,7 +248,7 @@ impl Queues {
 
     /// Bytes of payloads that wait.
     pub fn buffered(&self) -> usize {
-        self.held
+        self.held + self.borrowers.bytes()
     }
 
     /// Requests that wait for a job, or for its end.
@@ -271,7 +276,7 @@ fn is_late(pops: &Pops, to: &To, since: Instant, deadline: Instant) -> bool {
             To::Pop(asker) => pops.get(asker).is_none_or(|request| {
                 !request.may_park() || matches!(request.patience, Patience::Until(end) if end <= deadline)
             }),
-            To::Asker(_) | To::ManyIds(_) | To::Part(..) => true,
+            To::Asker(_) | To::ManyIds(_) | To::Part(..) | To::Borrower(..) => true,
             To::Keeper(_) | To::Nobody => false,
         }
 }

@@ -3,6 +3,7 @@
 //! others ([`Single::elsewhere`]).
 
 mod cron;
+mod loans;
 
 use bytes::Bytes;
 
@@ -18,6 +19,7 @@ use crate::script::remove::{self, DELETED};
 use crate::script::{CallError, Changed, Partition, Scripts, Standing};
 
 pub use cron::{CronCall, News};
+pub use loans::{KeyCall, KeyNews};
 
 #[derive(Clone, Debug)]
 pub enum Single {
@@ -81,6 +83,7 @@ pub enum Single {
         repair: bool,
     },
     Cron(CronCall),
+    Keys(KeyCall),
     /// Of a queue of several partitions that had this version of its settings: one of those from 1 on; or partition 0, last.
     DropPart {
         version: Bytes,
@@ -98,6 +101,9 @@ pub enum Step {
     /// It goes on in another queue.
     In(QueueName, Single),
     Keeper(News),
+    Keys(KeyNews),
+    /// These jobs want their unique keys again, which are elsewhere; and what comes besides.
+    Retake(Vec<(LocalId, Bytes)>, Box<Step>),
 }
 
 /// What the other partitions of a queue are asked.
@@ -178,7 +184,7 @@ impl Single {
             }
             Self::Job(_) => Reply::NoView,
             Self::Explain(_) => Reply::Explanation(None, settings.pause),
-            Self::Result { .. } | Self::Cron(_) => Reply::Nothing,
+            Self::Result { .. } | Self::Cron(_) | Self::Keys(_) => Reply::Nothing,
             Self::Delete { removed, .. } | Self::Purge { removed, .. } => Reply::Integer(removed as i64),
             Self::Revive { revived, .. } => Reply::Integer(revived as i64),
             Self::Drop { .. } | Self::DropPart { .. } => Reply::Integer(1),
@@ -235,6 +241,7 @@ impl Single {
             Self::DropPart { version } => mend::drop_as_of(scripts, partition, settings, sequence, version),
             Self::Check { place, repair } => check::check(scripts, partition, settings, *place, *repair),
             Self::Cron(call) => call.encode(scripts, partition, settings, sequence),
+            Self::Keys(call) => call.encode(scripts, partition, settings),
         }
     }
 
@@ -350,13 +357,13 @@ impl Single {
                 Ok((standing, step))
             }
             Self::Revive { whom, revived } => {
-                let (standing, now_revived) = mend::counted(reply)?;
-                let revived = revived + now_revived;
+                let (standing, now) = mend::revived(reply)?;
+                let revived = revived + now.count;
                 let left = match &whom {
-                    Revive::Dead(most) => most - now_revived.min(*most),
+                    Revive::Dead(most) => most - now.count.min(*most),
                     _ => 0,
                 };
-                let step = match left_to_revive(whom, now_revived) {
+                let step = match left_to_revive(whom, now.count) {
                     Some(whom) => Step::Again(Self::Revive { whom, revived }),
                     None if left > 0 => Step::Next(Self::Revive {
                         whom: Revive::Dead(left),
@@ -364,9 +371,14 @@ impl Single {
                     }),
                     None => Step::Done(Reply::Integer(revived as i64)),
                 };
+                let step = match now.keyless.is_empty() {
+                    true => step,
+                    false => Step::Retake(now.keyless, Box::new(step)),
+                };
                 Ok((standing, step))
             }
             Self::Cron(call) => call.read(reply, queue),
+            Self::Keys(call) => call.read(reply),
             Self::Check { .. } => {
                 let (standing, mut found) = check::found(reply, origin.partition)?;
                 let next = origin.partition + 1;

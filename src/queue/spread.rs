@@ -114,12 +114,18 @@ impl Spread {
     pub fn partition_of(&self, options: &JobOptions) -> Option<u16> {
         let unique = options.unique.as_ref().map(|unique| &unique.key);
         let key = options.group.as_ref().or(unique);
-        key.map(|key| hash(key) % self.hashed.unwrap_or(1))
+        key.map(|key| self.home_of(key))
     }
 
-    /// A job with a key and a group would be judged in two partitions.
-    pub fn refuses(&self, options: &JobOptions) -> bool {
-        self.hashed.unwrap_or(1) > 1 && options.group.is_some() && options.unique.is_some()
+    /// The partition that a group, or a unique key, belongs to by its name.
+    pub fn home_of(&self, key: &[u8]) -> u16 {
+        hash(key) % self.hashed.unwrap_or(1)
+    }
+
+    /// The home of a unique key that has to be lent to the partition where a job with these options must go.
+    pub fn lender(&self, options: &JobOptions) -> Option<u16> {
+        let home = self.home_of(&options.unique.as_ref()?.key);
+        (self.partition_of(options) != Some(home)).then_some(home)
     }
 
     /// `current` with the partitions that `found`, of the same queue, has more. One that uses all that it knows of uses these

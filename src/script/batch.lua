@@ -13,9 +13,12 @@
 --   l n name×n                         leases that end now, with their worker's connection (BOUND)
 --   b name taken payload meta          back from a lost client; taken: 1 if NOACK had removed it; 2 if it is no delivery that
 --                                      comes back but a job that Redis lost, which is pushed again
---   c name tick next place run         a tick of QCRON, if nobody has made it yet: the run is its push, 0 if that was made elsewhere;
---                                      next: empty if it is the last, else place is the partition that the next one goes to; a
---                                      dash where it is only pushed: the repeated jobs are those of partition 0
+--   c name tick next place run key loan
+--                                      a tick of QCRON, if nobody has made it yet: the run is its push, 0 if that was made elsewhere,
+--                                      = if there is none, as its key is held elsewhere; next: empty if it is the last, else place
+--                                      is the partition that the next one goes to; a dash where it is only pushed: the repeated
+--                                      jobs are those of partition 0; its unique key and the loan by which that is here, empty if
+--                                      there is none
 --   p n letter start ttl options (suffix payload)×n
 --                                      pushes of one kind; start: empty, +ms or =unix ms; options: a MessagePack map,
 --                                      or empty
@@ -25,8 +28,9 @@
 -- is current.
 --
 -- Returns now, next due or false, ready (as far as the limits let them be popped), more, what the pushes came to (the stamp
--- their ids begin with, behind it a colon and the runs that were not stored: the number of one that the bound refused, the
--- number, = and the id of the job that holds the key, or the number and ! where another made the tick; or OOM: refused),
+-- their ids begin with, behind it a colon and the runs that were not stored: the number of one that the bound refused; the
+-- number and = and the id of the job that holds the key, @ and why the key is not to be had here (see ending.lua), or ! where
+-- another made the tick; or OOM: refused),
 -- the places of the names that did not count (1 is the first name of the call), then for the jobs popped: ids, payloads,
 -- and their meta records if there are any.
 
@@ -234,7 +238,7 @@ if not calm or (first_end or now + 1) <= now then
       local record = packed ~= '' and unpacked(packed) or {}
       if packed ~= '' then
         plain = false
-        take_again(id, record.u)
+        take_again(id, record)
       end
       if taken == '1' then
         acked = acked - 1
@@ -321,34 +325,41 @@ local heard = at > 7 -- something of them
 -- One that belongs to another partition than 0 is pushed there, if it is later than the last one there, and then partition 0
 -- goes on to the next. Whoever finds that this was not done does both again; what was pushed is not pushed twice.
 local TICKED = 2592000000 -- ms for which another partition remembers a last tick
-local made = {}
+local turned_away = {} -- runs, and why
 while ARGV[at] == 'c' do
-  local name, tick, following, place, its_run = unpack(ARGV, at + 1, at + 5)
-  local is_first
-  at = at + 6
+  local name, tick, following, place, its_run, key, loan = unpack(ARGV, at + 1, at + 7)
+  local is_first, refusal
+  at = at + 8
   if following == '-' then
     is_first = tonumber(call('HGET', cron, 'l' .. name) or 0) < tonumber(tick)
   else
     is_first = call('ZSCORE', ticks, name) == tick
   end
+  if is_first and key ~= '' then
+    --@include ending
+    refusal = not holder(key) and contested(key, tonumber(loan))
+  end
   call('HDEL', stats, '') -- a first write that takes no memory
-  if not is_first then
-    made[tonumber(its_run)] = true
-  elseif pushed ~= 'OOM' and following == '-' then
-    for _, old in ipairs(call('ZRANGEBYSCORE', ticks, '-inf', now - TICKED, 'LIMIT', 0, 10)) do
-      call('HDEL', cron, 'l' .. old)
-      call('ZREM', ticks, old)
-    end
-    call('HSET', cron, 'l' .. name, tick)
-    call('ZADD', ticks, now, name)
-    call('PEXPIRE', cron, TICKED)
-    call('PEXPIRE', ticks, TICKED)
-  elseif pushed ~= 'OOM' and following == '' then
-    call('HDEL', cron, 'w' .. name, 'l' .. name, 'p' .. name)
-    call('ZREM', ticks, name)
+  if not is_first or refusal then
+    turned_away[tonumber(its_run) or 0] = refusal and '@' .. refusal or '!'
   elseif pushed ~= 'OOM' then
-    call('HSET', cron, 'l' .. name, tick, 'p' .. name, place)
-    call('ZADD', ticks, following, name)
+    changes.deduplicated = (changes.deduplicated or 0) + (its_run == '=' and 1 or 0)
+    if following == '-' then
+      for _, old in ipairs(call('ZRANGEBYSCORE', ticks, '-inf', now - TICKED, 'LIMIT', 0, 10)) do
+        call('HDEL', cron, 'l' .. old)
+        call('ZREM', ticks, old)
+      end
+      call('HSET', cron, 'l' .. name, tick)
+      call('ZADD', ticks, now, name)
+      call('PEXPIRE', cron, TICKED)
+      call('PEXPIRE', ticks, TICKED)
+    elseif following == '' then
+      call('HDEL', cron, 'w' .. name, 'l' .. name, 'p' .. name)
+      call('ZREM', ticks, name)
+    else
+      call('HSET', cron, 'l' .. name, tick, 'p' .. name, place)
+      call('ZADD', ticks, following, name)
+    end
   end
 end
 
@@ -366,12 +377,14 @@ while ARGV[at] == 'p' do
   at, run = end_ + 1, run + 1
   local record = options ~= '' and cmsgpack.unpack(options) or {}
   local held_by = false
-  if record.u and pushing > 0 and not made[run] then
+  if record.u and pushing > 0 and not turned_away[run] then
     --@include ending
     held_by = holder(record.u)
+    local refusal = not held_by and contested(record.u, record.v)
+    turned_away[run] = refusal and '@' .. refusal
   end
-  if made[run] then
-    apart[#apart + 1] = run .. '!'
+  if turned_away[run] then
+    apart[#apart + 1] = run .. turned_away[run]
     changes.pushed = (changes.pushed or 0) - n
   elseif held_by then
     apart[#apart + 1] = run .. '=' .. held_by

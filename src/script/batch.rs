@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{Record, Standing};
 use crate::queue::id::LocalId;
 use crate::queue::operation::Operation;
+use crate::script::loans::NotHere;
 
 pub use decode::decode;
 pub use encode::encode;
@@ -66,6 +67,8 @@ pub enum Outcome {
     Paused,
     /// This job holds the unique key; nothing was stored.
     Duplicate(LocalId),
+    /// The unique key is in another partition; nothing was stored.
+    KeyNotHere(NotHere),
     /// This tick was made, by another proxy or in another partition.
     Made,
     Acked(u32),

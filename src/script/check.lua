@@ -201,6 +201,18 @@ local function look_at_hold(key)
   end
 end
 
+local function look_at_loan(key)
+  if not call('ZSCORE', recalls, key) and finds('key') then
+    call('ZADD', recalls, now, key)
+  end
+end
+
+local function look_at_recall(key)
+  if call('HEXISTS', lent, key) == 0 and finds('key') then
+    call('ZREM', recalls, key)
+  end
+end
+
 local function look_at_wait(member)
   if has_ended(member:match('^%S+')) and finds('wait') then
     call('ZREM', awaited, member)
@@ -339,6 +351,7 @@ local PARTS = {
   scanning('ZSCAN', dead, of_jobs(dead)), scanning('ZSCAN', behind, of_jobs(behind)),
   scanning('ZSCAN', expiry, look_at_expiry), scanning('ZSCAN', groups, look_at_group),
   scanning('HSCAN', unique, look_at_key), scanning('ZSCAN', holds, look_at_hold),
+  scanning('HSCAN', lent, look_at_loan), scanning('ZSCAN', recalls, look_at_recall),
   scanning('ZSCAN', awaited, look_at_wait), scanning('HSCAN', results, look_at_result),
   scanning('ZSCAN', result_ends, look_at_end), in_list(look_at_list, 'u'), in_list(look_at_list, 'h'),
   in_list(look_at_list, 'n'), in_list(look_at_list, 'l'), look_at_sum, in_list(sift_list, 'u'), in_list(sift_list, 'h'),
@@ -356,12 +369,12 @@ if PARTS[part] and call('EXISTS', sifted) == 1 then
   call('PEXPIRE', sifted, 60000)
 end
 settle()
-local t, due, ready = standing()
+local t, due, ready, left = standing()
 if mends and ready > 0 then
   --@include wake
   wake_one()
 end
-local reply = {t, due, ready, again and 1 or 0, PARTS[part] and part or 0, cursor, surplus, seen}
+local reply = {t, due, ready, (again and 1 or 0) + (left >= 16 and 16 or 0), PARTS[part] and part or 0, cursor, surplus, seen}
 for _, kind in ipairs(KINDS) do
   insert(reply, found[kind])
 end

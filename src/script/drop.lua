@@ -17,7 +17,7 @@ elseif not before then
   end
   wake_all()
   dropped = call('UNLINK', stats, overrides, jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, unique,
-    holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, cron, ticks)
+    holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lent, recalls, cron, ticks)
   dropped = min(dropped, 1)
   tombstones = {}
   call('SET', lane, sequence .. '\n' .. dropped, 'PX', KEPT)

@@ -12,7 +12,7 @@ use crate::queue::settings::Settings;
 use crate::queue::spread::Place;
 
 /// How many keys a script is given: in the order of `prelude.lua`.
-pub const KEYS: usize = 25;
+pub const KEYS: usize = 27;
 const NAMES: [&str; KEYS - 1] = [
     "jobs",
     "meta",
@@ -38,6 +38,8 @@ const NAMES: [&str; KEYS - 1] = [
     "throttled",
     "sift",
     "sifted",
+    "lent",
+    "recalls",
 ];
 
 /// In the place of a worker's name: what all hear that watch over repeated jobs.

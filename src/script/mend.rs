@@ -7,6 +7,7 @@ use super::call::Call;
 use super::{CallError, Partition, Scripts, Settings, Standing, open, unsigned};
 use crate::queue::id::LocalId;
 use crate::queue::settings::Change;
+use crate::resp::reader::BadReply;
 
 /// Jobs that one call of `revive` makes ready, so that no call holds Redis for long.
 pub const REVIVED: usize = 250;
@@ -95,7 +96,27 @@ pub fn configured(reply: Bytes) -> Result<Standing, CallError> {
     Ok(open(reply)?.0)
 }
 
-/// How many `revive` made ready, or whether `drop` found anything.
+/// What `revive` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revived {
+    pub count: u64,
+    /// Those of them whose unique key is in another partition by now, each with its key.
+    pub keyless: Vec<(LocalId, Bytes)>,
+}
+
+pub fn revived(reply: Bytes) -> Result<(Standing, Revived), CallError> {
+    let (standing, mut reader, _) = open(reply)?;
+    let count = unsigned(reader.integer()?)?;
+    let len = reader.array()?;
+    let mut pair = || {
+        let id = LocalId::parse(&reader.bulk()?).ok_or(BadReply("a job's id was due"))?;
+        Ok((id, reader.bulk()?))
+    };
+    let keyless = (0..len / 2).map(|_| pair()).collect::<Result<_, BadReply>>()?;
+    Ok((standing, Revived { count, keyless }))
+}
+
+/// Whether `drop` found anything.
 pub fn counted(reply: Bytes) -> Result<(Standing, u64), CallError> {
     let (standing, mut reader, _) = open(reply)?;
     Ok((standing, unsigned(reader.integer()?)?))

@@ -8,7 +8,8 @@
 //!   and `limits.lua`, how many may be popped.
 //! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`), [`mend`] (`configure.lua`,
-//!   `copy.lua`, `revive.lua`, `drop.lua`), [`check`] (`check.lua`), and [`cron`] (`cron.lua`, `crontab.lua`).
+//!   `copy.lua`, `revive.lua`, `drop.lua`), [`check`] (`check.lua`), [`cron`] (`cron.lua`, `crontab.lua`), and [`loans`]
+//!   (`lend.lua`, `recall.lua`, `retake.lua`, `overdue.lua`).
 //! - [`record`]: what is remembered of a job.
 //! - [`keys`]: a partition's keys and settings. [`call`]: how a call is written. [`wake`]: what waiting workers hear.
 
@@ -17,6 +18,7 @@ pub mod call;
 pub mod check;
 pub mod cron;
 pub mod keys;
+pub mod loans;
 pub mod look;
 pub mod mend;
 pub mod record;
@@ -62,6 +64,10 @@ pub struct Scripts {
     pub check: Script,
     pub cron: Script,
     pub crontab: Script,
+    pub lend: Script,
+    pub recall: Script,
+    pub retake: Script,
+    pub overdue: Script,
 }
 
 const PRELUDE: &str = include_str!("prelude.lua");
@@ -116,10 +122,14 @@ impl Scripts {
             check: script("check", include_str!("check.lua")),
             cron: script("cron", include_str!("cron.lua")),
             crontab: script("crontab", include_str!("crontab.lua")),
+            lend: script("lend", include_str!("lend.lua")),
+            recall: script("recall", include_str!("recall.lua")),
+            retake: script("retake", include_str!("retake.lua")),
+            overdue: script("overdue", include_str!("overdue.lua")),
         }
     }
 
-    pub fn all(&self) -> [&Script; 15] {
+    pub fn all(&self) -> [&Script; 19] {
         [
             &self.batch,
             &self.stats,
@@ -136,6 +146,10 @@ impl Scripts {
             &self.check,
             &self.cron,
             &self.crontab,
+            &self.lend,
+            &self.recall,
+            &self.retake,
+            &self.overdue,
         ]
     }
 }
@@ -171,6 +185,8 @@ pub struct Standing {
     pub more: bool,
     /// Jobs are ready while workers wait. One of those was called, which does not mean that it comes.
     pub called: bool,
+    /// Of keys that were lent to other partitions some are to be looked after.
+    pub overdue: bool,
 }
 
 /// Opens a reply: its standing, and the reader behind it with the number of elements left.
@@ -198,6 +214,7 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
             },
             more: left & 1 != 0,
             called: left & 8 != 0,
+            overdue: left & 16 != 0,
         },
         reader,
         len,

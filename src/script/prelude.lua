@@ -6,7 +6,7 @@
 --   T:jobs    hash  id → payload, byte for byte, or packed by the proxy. A job exists as long as it stands here, and no longer.
 --   T:meta    hash  id → what is to be remembered of a job that has a past or options, as a MessagePack map
 --                   (n nacks, s lapses, t ready since or from, x expires at, r retries, b backoff, m longest backoff,
---                   l lease, e error, u unique key, w ready again since, after a lapse, h its META: field, value, field …,
+--                   l lease, e error, u unique key, v the loan by which that is here, w ready again since, after a lapse, h its META: field, value, field …,
 --                   g group). A plain waiting job has none.
 --   T:ready:urgent, :high, :normal, :low   lists of ids, the head is served first
 --   T:delayed zset  id, due ms
@@ -15,7 +15,7 @@
 --   T:dead    zset  id, ms of its death
 --   T:expiry  zset  id, ms: the ready and delayed jobs that have a TTL
 --   T:stats   hash  stamp: the last one given out; due: what the waiting workers were told; cfg: the version of
---                   T:settings; tokens, filled: what the rate's bucket held, and when; counters; and for each priority
+--                   T:settings; returned: the highest loan given back; tokens, filled: what the rate's bucket held, and when; counters; and for each priority
 --                   the number of tombstones, entries in its list whose job was deleted, has expired or lost its group's turn; turns:
 --                   how many there were
 --   T:waiting zset  worker, ms since when it waits for a job
@@ -23,6 +23,8 @@
 --                   spreads, and whether all that is being removed. Partition 0's are what holds; the others' are copies.
 --   T:unique  hash  unique key → id of the job that holds it
 --   T:holds   zset  unique key, ms until which FOR holds it
+--   T:lent    hash  unique key that belongs here and was lent → the partition that has it, a space and the loan's number;
+--                   T:recalls zset: the same keys, ms when the next look is due whether they can come back. See ending.lua
 --   T:awaited zset  id, a space and a worker: a client of its waits for the job's end
 --   T:groups  zset  the unfinished jobs of groups, and T:behind zset id, priority: those that wait behind their group, see
 --                   groups.lua
@@ -50,7 +52,7 @@
 
 local call, unpack, sub, find, floor, min = redis.call, unpack, string.sub, string.find, math.floor, math.min
 local ARGV = ARGV
-local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lane, cron, ticks =
+local jobs, meta, urgent, high, normal, low, delayed, leases, dead, expiry, stats, waiting, overrides, unique, holds, awaited, results, result_ends, groups, behind, buckets, throttled, sift, sifted, lent, recalls, lane, cron, ticks =
   unpack(KEYS)
 local sequence, after = ARGV[2]:match('^(%d+) ?(%d*)$')
 local lists = {u = urgent, h = high, n = normal, l = low}
@@ -67,7 +69,7 @@ local tombstones = {u = tonumber(known[1]), h = tonumber(known[2]), n = tonumber
 local changes = {} -- of counters and tombstones, by how much
 
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
-local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends, buckets, sift) == 0
+local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends, buckets, sift, recalls) == 0
 local nobody_waits = plain or call('EXISTS', waiting) == 0
 local more = false -- upkeep is left
 
@@ -104,8 +106,9 @@ local function ready_in(letter)
 end
 
 -- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, and in one number
--- whether upkeep is left (1), of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6), and
--- whether jobs are ready while workers wait (8), one of whom is called then.
+-- whether upkeep is left (1), of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6),
+-- whether jobs are ready while workers wait (8), one of whom is called then, and whether keys that were lent are to be looked
+-- after (16).
 local function standing()
   local soonest = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
   local ready = ready_in('n')
@@ -116,7 +119,8 @@ local function standing()
     soonest = due and min(due, soonest or due) or soonest
     soonest = allowed and min(allowed, soonest or allowed) or soonest
     local u, h, l = ready_in('u'), ready_in('h'), ready_in('l')
-    left = left + (u > 0 and 2 or h > 0 and 4 or ready == 0 and l > 0 and 6 or 0)
+    local recall = tonumber(call('ZRANGE', recalls, 0, 0, 'WITHSCORES')[2])
+    left = left + (u > 0 and 2 or h > 0 and 4 or ready == 0 and l > 0 and 6 or 0) + (recall and recall <= now and 16 or 0)
     ready = ready + u + h + l
   end
   left = left + (ready > 0 and not nobody_waits and 8 or 0)

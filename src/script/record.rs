@@ -96,8 +96,8 @@ fn pairs(value: &ValueRef) -> Option<Vec<(Bytes, Bytes)>> {
 /// The record that a push gives its jobs, but for what depends on Redis's clock; with it, as `f`, for how long their unique
 /// key is held. Empty if there is nothing to remember.
 pub(super) fn encode_options(options: &JobOptions) -> Vec<u8> {
-    let hold = options.unique.as_ref().and_then(|unique| unique.hold);
-    encode_with(options, &[("f", hold)])
+    let unique = options.unique.as_ref();
+    encode_with(options, &[("f", unique.and_then(|unique| unique.hold))])
 }
 
 /// The record of a job that Redis has lost and that is pushed again: dates as they were made at its push (Unix ms), `f` among
@@ -128,6 +128,7 @@ fn encode_with(options: &JobOptions, more: &[(&str, Option<u64>)]) -> Vec<u8> {
     ];
     numbers.extend_from_slice(more);
     let unique = options.unique.as_ref();
+    numbers.push(("v", unique.and_then(|unique| unique.loan)));
     let words = [("u", unique.map(|unique| &unique.key)), ("g", options.group.as_ref())];
     let given = numbers.iter().filter(|(_, number)| number.is_some()).count();
     let worded = words.iter().filter(|(_, word)| word.is_some()).count();

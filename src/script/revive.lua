@@ -2,12 +2,14 @@
 -- ones. A bounded number a call.
 --
 -- ARGV after the prelude's: from where (dead or delayed); how many, from the first on; ids instead, if that is 0.
--- Returns now, next due or false, ready, more, how many were made ready.
+-- Returns now, next due or false, ready, more, how many were made ready, and of those whose unique key is elsewhere by now (see
+-- ending.lua) the id and the key of each.
 
 --@include upkeep
 if before then
   local t, due, ready, left = standing()
-  return {t, due, ready, left, tonumber(before)}
+  local revived, keyless = before:match('^(%d+)(.*)$')
+  return {t, due, ready, left, tonumber(revived), keyless == '' and {} or unpacked(keyless)}
 end
 call('HDEL', stats, '') -- a Redis that refuses writes refuses here, before anything was done
 bring_back()
@@ -19,7 +21,7 @@ if most > 0 then
   ids = call('ZRANGE', place, 0, most - 1)
 end
 
-local revived = 0
+local revived, keyless = 0, {}
 for _, id in ipairs(ids) do
   if call('ZREM', place, id) == 1 then
     local record = recall(id)
@@ -32,7 +34,10 @@ for _, id in ipairs(ids) do
     if lapsed_at(record, now) then
       expire(id, record)
     else
-      take_again(id, record.u)
+      if take_again(id, record) then
+        insert(keyless, id)
+        insert(keyless, record.u)
+      end
       remember(id, record)
       if record.g then
         enter(id, record)
@@ -47,10 +52,10 @@ for _, id in ipairs(ids) do
 end
 
 settle()
-call('SET', lane, sequence .. '\n' .. revived, 'PX', KEPT)
+call('SET', lane, sequence .. '\n' .. revived .. (keyless[1] and pack(keyless) or ''), 'PX', KEPT)
 local t, due, ready, left = standing()
 if ready > 0 then
   --@include wake
   wake_one()
 end
-return {t, due, ready, left, revived}
+return {t, due, ready, left, revived, keyless}

@@ -82,6 +82,7 @@ fn a_sound_queue_with_a_bit_of_everything_is_called_sound() {
         let unique = Some(Unique {
             key: format!("{start:?}").into(),
             hold: Some(10_000),
+            loan: None,
         });
         lane.push_with(
             "u",

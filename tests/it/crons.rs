@@ -256,9 +256,38 @@ fn a_tick_meets_what_was_pushed_with_its_key_or_its_group() {
                 })
         });
     }
-    let both = client.run("QCRON ADD q0 both \"* * * * * *\" payload UNIQUE key GROUP name");
-    assert!(both.is_error("ERR UNIQUE and GROUP exclude each other in queue 'q0'"));
-    assert_eq!(client.run("QCRON LIST q0").items().len(), 1);
+}
+
+#[test]
+fn a_tick_with_a_key_and_a_group_is_pushed_once_its_key_is_free_in_every_group() {
+    let redis = RedisServer::start();
+    let proxies = [0, 1].map(|_| before_three_partitions(&redis));
+    let mut client = proxies[0].client();
+    for number in 0..4 {
+        let (queue, key) = (format!("q{number}"), format!("key-{number}"));
+        client.call(&["QPUSH", &queue, "first", "UNIQUE", &key, "GROUP", "a"]);
+        let options = ["UNIQUE", &key, "GROUP", "b"];
+        client.call(&[&["QCRON", "ADD", &queue, "each", "* * * * * *", "tick"], &options[..]].concat());
+    }
+    let counted = |client: &mut Client, queue: &str| -> [i64; 2] {
+        let stats = client.call(&["QSTATS", queue]);
+        ["pushed", "deduplicated"].map(|name| stats.field(name).integer())
+    };
+    for number in 0..4 {
+        let queue = format!("q{number}");
+        for pushed in 1..=2 {
+            let before = counted(&mut client, &queue);
+            wait_until(PATIENCE, "two ticks that left it at that", || {
+                let now = counted(&mut client, &queue);
+                assert_eq!(now[0], pushed);
+                now[1] >= before[1] + 2
+            });
+            let job = client.call(&["QPOP", &queue]);
+            assert_eq!(job.items()[2].text(), ["first", "tick"][pushed as usize - 1]);
+            client.call(&["QACK", &queue, &job.items()[1].text()]);
+            wait_until(PATIENCE, "the next tick", || counted(&mut client, &queue)[0] > pushed);
+        }
+    }
 }
 
 /// How many ticks were made of repeated jobs that tick each second and did so first at the times of `firsts`.
@@ -292,7 +321,8 @@ fn each_tick_pushes_once_while_proxies_are_killed_and_partitions_come_and_go() {
     for number in 0..NAMES {
         let name = format!("name-{number}");
         let mut call = vec!["QCRON", "ADD", "q", &name, "* * * * * *", &name];
-        call.extend_from_slice([&["GROUP", &name][..], &["UNIQUE", &name], &[]][number % 3]);
+        let both = ["GROUP", &name, "UNIQUE", &format!("key {number}")];
+        call.extend_from_slice([&["GROUP", &name][..], &["UNIQUE", &name], &both, &[]][number % 4]);
         assert_eq!(client.call(&call).text(), "OK");
         let listed = client.run("QCRON LIST q");
         let entry = listed
@@ -379,6 +409,7 @@ fn a_tick_that_is_pushed_in_another_partition_is_pushed_once_however_often_its_s
             next: Some(at + 1000),
             then: 1,
             push: is_push.then_some(push),
+            is_duplicate: false,
         }))
     };
     let first = bench.now();

@@ -8,12 +8,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use millrace::queue::id::LocalId;
-use millrace::queue::operation::{Claim, JobOptions, Nack, Operation, Pop, Push, QueueName, State};
+use millrace::queue::operation::{Claim, JobOptions, Loan, Nack, Operation, Pop, Push, QueueName, State};
 use millrace::queue::settings::Change;
 use millrace::queue::spread;
 use millrace::resp::frame::{Frame, FrameScanner};
 use millrace::script::check::{self, Found, Place};
 use millrace::script::cron::{self, Asked, Told};
+use millrace::script::loans::{self, KeyAt, KeyWanted};
 use millrace::script::look::{self, Ending, Explanation, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
@@ -356,6 +357,29 @@ impl Lane {
         };
         let call = batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch);
         self.exchange(&call)
+    }
+
+    /// What becomes of one key.
+    pub fn lend(&mut self, wanted: KeyWanted) -> KeyAt {
+        let call = loans::lend(&self.bench.scripts, &self.partition, &self.settings, true, &[wanted]);
+        loans::lent(self.exchange(&call)).unwrap().1.remove(0)
+    }
+
+    /// The holder of the key `k`, if it cannot be given back.
+    pub fn recall(&mut self, loan: u64) -> Option<LocalId> {
+        let loans = [("k".into(), loan)];
+        let call = loans::recall(&self.bench.scripts, &self.partition, &self.settings, true, &loans);
+        loans::recalled(self.exchange(&call)).unwrap().1.remove(0)
+    }
+
+    pub fn overdue(&mut self) -> Vec<(Bytes, Loan)> {
+        let call = loans::overdue(&self.bench.scripts, &self.partition, &self.settings);
+        loans::found(self.exchange(&call)).unwrap().1
+    }
+
+    /// Whether replies say that keys are to be looked after.
+    pub fn is_overdue(&mut self) -> bool {
+        self.batch(&[]).standing.overdue
     }
 
     fn until_final<T>(&mut self, call: &Bytes, read: impl Fn(Bytes) -> Result<(Standing, T), CallError>) -> T {

@@ -23,6 +23,7 @@ mod groups;
 mod history;
 mod lane;
 mod load;
+mod loans;
 mod model;
 mod order;
 mod partitions;

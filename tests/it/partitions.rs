@@ -202,11 +202,6 @@ fn a_group_and_a_key_are_in_one_partition_for_ever() {
             assert_eq!(other.call(&["QJOB", "q", &held]).field("payload").text(), "x");
         }
         assert_eq!(stat(client, "q", "deduplicated"), 3);
-        let both = client.run("QPUSH q x UNIQUE key GROUP name");
-        assert!(
-            both.is_error("ERR UNIQUE and GROUP exclude each other in queue 'q'"),
-            "{both}"
-        );
 
         let mut next: BTreeMap<String, usize> = BTreeMap::new();
         loop {

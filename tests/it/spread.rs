@@ -202,9 +202,10 @@ impl Walk {
         let priority = self.random(4);
         let (mut group, mut key, mut state) = (None, None, State::Ready);
         match self.random(10) {
-            0..4 => group = self.one_of(&GROUPS),
-            4..6 => key = self.one_of(&KEYS),
-            6 => state = State::Delayed,
+            0..3 => group = self.one_of(&GROUPS),
+            3..5 => key = self.one_of(&KEYS),
+            5..8 => (group, key) = (self.one_of(&GROUPS), self.one_of(&KEYS)),
+            8 => state = State::Delayed,
             _ => {}
         }
         let payload = number.to_string();

@@ -60,7 +60,11 @@ fn push(client: &mut Client, number: usize, hold: &[&str], notes: &Notes) {
         }
         assert!(started.elapsed() < PATIENCE, "a key was not free often enough");
         let key = format!("key-{}", (number + round) % KEYS);
+        let group = format!("group-{}", (number * 7 + round) % 5);
         let mut words = vec!["QPUSH", "q", &key, "UNIQUE", &key];
+        if group != "group-0" {
+            words.extend(["GROUP", &group]);
+        }
         words.extend(hold);
         words.extend((!hold.is_empty()).then_some(hold_ms.as_str()));
         let asked = Instant::now();

@@ -139,7 +139,7 @@ fn job_options_and_zone<'a>(words: &mut Words<'a>, zone: &mut Option<&'a [u8]>) 
     if hold.is_some() && unique.is_none() {
         return Err("ERR FOR needs UNIQUE".into());
     }
-    options.unique = unique.map(|key| Unique { key, hold });
+    options.unique = unique.map(|key| Unique { key, hold, loan: None });
     Ok(options)
 }
 

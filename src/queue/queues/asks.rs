@@ -108,26 +108,33 @@ impl Queues {
     pub(super) fn enter_push(&mut self, queue: QueueKey, mut push: Push, to: To, pipelined: bool, since: Instant) {
         self.open(queue, since);
         let known = &self.queues[queue as usize];
-        let spread = known.settings.spread.as_ref();
-        if let Err(line) = known.admits(&push) {
-            return self.refuse(to, line.into(), since);
-        }
         let over = known.settings.compress_over;
         push.payloads.iter_mut().for_each(|payload| payload.pack(over));
-        let lane = match spread.and_then(|spread| spread.partition_of(&push.options)) {
-            Some(partition) => known.lanes[usize::from(partition)],
-            None => self.push_lane(queue),
+        if let Some(unique) = &mut push.options.unique {
+            unique.loan = None;
+        }
+        if pipelined {
+            match self.wait_behind(queue, push, to, since) {
+                Some(alone) => push = alone,
+                None => return,
+            }
+        }
+        let known = &self.queues[queue as usize];
+        let spread = known.settings.spread.as_ref();
+        let partition = spread.and_then(|spread| spread.partition_of(&push.options));
+        let lender = spread.and_then(|spread| spread.lender(&push.options));
+        let entry = Entry {
+            work: Work::Operation(Operation::Push(push)),
+            to,
+            since,
+            pipelined,
         };
-        let work = Work::Operation(Operation::Push(push));
-        self.enter(
-            lane,
-            Entry {
-                work,
-                to,
-                since,
-                pipelined,
-            },
-        );
+        let lane = match (lender, partition) {
+            (Some(_), _) => return self.borrow(queue, entry),
+            (None, Some(partition)) => known.lanes[usize::from(partition)],
+            (None, None) => self.push_lane(queue),
+        };
+        self.enter(lane, entry);
     }
 
     pub(super) fn enter(&mut self, lane: LaneKey, entry: Entry) {

@@ -62,14 +62,19 @@ impl Fans {
 impl Queues {
     /// Asks the same of several partitions; who asked gets one reply.
     pub(super) fn fan_out(&mut self, fan: Fan, parts: Vec<(u16, Entry)>) {
-        let (queue, client) = (fan.queue, fan.to.client());
-        let key = self.fans.insert(fan);
+        let queue = fan.queue;
+        let to = self.fan_of(fan);
         for (partition, entry) in parts {
             if let Some(lane) = self.lane_of(queue, partition) {
-                let to = To::Part(key, client);
                 self.enter(lane, Entry { to, ..entry });
             }
         }
+    }
+
+    /// To whom each of its parts goes.
+    pub(super) fn fan_of(&mut self, fan: Fan) -> To {
+        let client = fan.to.client();
+        To::Part(self.fans.insert(fan), client)
     }
 
     /// What partition 0 has done the others do too.

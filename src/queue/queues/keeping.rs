@@ -76,10 +76,9 @@ impl Queues {
         push.payloads
             .iter_mut()
             .for_each(|payload| payload.pack(settings.compress_over));
-        let its = settings
-            .spread
-            .as_ref()
-            .and_then(|spread| spread.partition_of(&push.options));
+        let spread = settings.spread.as_ref();
+        let its = spread.and_then(|spread| spread.partition_of(&push.options));
+        let lender = spread.and_then(|spread| spread.lender(&push.options));
         let then = (random % u64::from(settings.active().max(1))) as u16;
         let tick = Tick {
             name: entry.name,
@@ -87,22 +86,20 @@ impl Queues {
             next,
             then,
             push: Some(push),
+            is_duplicate: false,
         };
-        self.enter_tick(queue, its.unwrap_or(entry.place), tick, now);
+        match lender {
+            Some(_) => self.borrow(queue, entry_of(queue, tick, now)),
+            None => self.enter_tick(queue, its.unwrap_or(entry.place), tick, now),
+        }
         Some(next.unwrap_or(redis_now + LAST))
     }
 
-    fn enter_tick(&mut self, queue: QueueKey, partition: u16, tick: Tick, now: Instant) {
-        let Some(lane) = self.lane_of(queue, partition) else {
-            return self.keeper_failed(queue, now);
-        };
-        let entry = Entry {
-            work: Work::Operation(Operation::Tick(Box::new(tick))),
-            to: To::Keeper(queue),
-            since: now,
-            pipelined: false,
-        };
-        self.enter(lane, entry);
+    pub(super) fn enter_tick(&mut self, queue: QueueKey, partition: u16, tick: Tick, now: Instant) {
+        match self.lane_of(queue, partition) {
+            Some(lane) => self.enter(lane, entry_of(queue, tick, now)),
+            None => self.keeper_failed(queue, now),
+        }
     }
 
     /// What a tick came to, whose push is dealt with.
@@ -171,4 +168,8 @@ impl Queues {
             crons.failed(&self.queues[queue as usize].name, now);
         }
     }
+}
+
+fn entry_of(queue: QueueKey, tick: Tick, now: Instant) -> Entry {
+    Entry::again(Work::Operation(Operation::Tick(Box::new(tick))), To::Keeper(queue), now)
 }

@@ -36,21 +36,25 @@ impl Queues {
         }
     }
 
-    /// Jobs of groups, and with unique keys, wait in the lanes where they belong.
+    /// Jobs of groups, and with unique keys, wait in the lanes where they belong. If one of a lane's has to go, all of them do, so
+    /// that none goes before it.
     pub(super) fn move_pushes(&mut self, lanes: &[LaneKey], settings: &Settings) {
         let Some(spread) = &settings.spread else { return };
+        let belongs = |entry: &Entry| match &entry.work {
+            Work::Operation(Operation::Push(push)) => spread.partition_of(&push.options),
+            _ => None,
+        };
+        let has_to_borrow = |entry: &Entry| match &entry.work {
+            Work::Operation(Operation::Push(push)) => spread.lender(&push.options).is_some(),
+            _ => false,
+        };
         for (number, &lane) in (0..).zip(lanes) {
-            let belongs_elsewhere = |entry: &Entry| match &entry.work {
-                Work::Operation(Operation::Push(push)) => {
-                    let partition = spread.partition_of(&push.options);
-                    partition.is_some_and(|partition| partition != number) || spread.refuses(&push.options)
-                }
-                _ => false,
-            };
-            if !self.lanes[lane as usize].waiting.iter().any(belongs_elsewhere) {
+            let has_to_go =
+                |entry: &Entry| belongs(entry).is_some_and(|partition| partition != number) || has_to_borrow(entry);
+            if !self.lanes[lane as usize].waiting.iter().any(has_to_go) {
                 continue;
             }
-            for entry in self.lanes[lane as usize].take_waiting(belongs_elsewhere) {
+            for entry in self.lanes[lane as usize].take_waiting(|entry| belongs(entry).is_some()) {
                 self.push_anew(self.lanes[lane as usize].of, entry);
             }
         }

@@ -137,6 +137,7 @@ impl Queues {
                 }
             }
             To::Part(fan, _) => self.part_done(fan, Err(line)),
+            To::Borrower(key, _) => self.refuse_borrower(key, &line, now),
             To::Keeper(queue) => self.keeper_failed(queue, now),
             To::Nobody => {}
         }
@@ -149,6 +150,8 @@ impl Queues {
                 self.answer(asker, reply);
             }
             To::Part(fan, _) => self.part_done(fan, Ok(reply)),
+            // There is no such partition any more.
+            To::Borrower(key, _) => self.push_borrower_anew(key),
             To::Pop(_) | To::Keeper(_) | To::Nobody => {}
         }
     }
@@ -175,6 +178,9 @@ impl Queues {
                     hungry.extend(self.popped(key, to, jobs, pop.noack, pop.count, now));
                 }
                 (Outcome::Full, Operation::Push(push)) => self.full(key, push, to, since),
+                (Outcome::KeyNotHere(why), operation) => {
+                    self.key_is_not_here(key, Entry::again(Work::Operation(operation), to, since), why);
+                }
                 (outcome, Operation::Push(push)) => {
                     if let Outcome::Pushed(ids) | Outcome::Unconfirmed(ids, _) = &outcome {
                         kept.extend(KeptJob::of(push, ids));
@@ -304,7 +310,7 @@ impl Queues {
         self.refuse(to, line.into(), since);
     }
 
-    fn settle(&mut self, key: LaneKey, to: To, outcome: Outcome) {
+    pub(super) fn settle(&mut self, key: LaneKey, to: To, outcome: Outcome) {
         let origin = self.lanes[key as usize].origin;
         let reply = match outcome {
             Outcome::Pushed(ids) => {
@@ -339,7 +345,7 @@ impl Queues {
                 Reply::Integer(count.into())
             }
             Outcome::Extended(count) => Reply::Integer(count.into()),
-            Outcome::Returned | Outcome::Popped(_) | Outcome::Full => return,
+            Outcome::Returned | Outcome::Popped(_) | Outcome::Full | Outcome::KeyNotHere(_) => return,
         };
         if let (To::Asker(asker) | To::ManyIds(asker), false) = (to, self.refused.is_empty()) {
             self.refused.remove(&asker);

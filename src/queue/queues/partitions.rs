@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::queue::flight::{Askers, Call};
 use crate::queue::id::Origin;
 use crate::queue::lane::{Entry, Lane, LaneKey, QueueKey, To, Trust, Work};
-use crate::queue::operation::{Push, QueueName};
+use crate::queue::operation::QueueName;
 use crate::queue::single::Single;
 use crate::queue::spread::{MOST, Place, Primaries, Spread};
 use crate::script::{Changed, Partition, Settings};
@@ -56,20 +56,6 @@ pub(super) struct Queue {
     pub searched: bool,
     /// What is for partitions that this worker does not know.
     pub put_off: Vec<PutOff>,
-}
-
-impl Queue {
-    /// `Err`: why it does not.
-    pub fn admits(&self, push: &Push) -> Result<(), String> {
-        match &self.settings.spread {
-            Some(spread) if spread.refuses(&push.options) => Err(format!(
-                "ERR UNIQUE and GROUP exclude each other in queue '{}', which has several partitions: the key is judged in one, \
-                 and the group in another",
-                self.name
-            )),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Queues {

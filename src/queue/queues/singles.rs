@@ -98,15 +98,17 @@ impl Queues {
             },
             (Step::In(queue, single), _) => self.push_single(&queue, single, to, since),
             (Step::Keeper(news), _) => self.keep(key, news, standing, now),
+            (Step::Keys(news), _) => self.keys_told(key, news, (to, since), now),
+            (Step::Retake(jobs, step), _) => {
+                let to = self.retake_keys(key, jobs, to, since);
+                self.go_on(key, *step, None, (to, since), standing, now);
+            }
         }
     }
 
-    /// What is to be stored of a change of the settings, or may be of a repeated job, follows from those that hold. `Err`: why it
+    /// What is to be stored of a change of the settings follows from those that hold. `Err`: why it
     /// cannot be.
     fn revised(&self, queue: QueueKey, single: Single) -> Result<Single, String> {
-        if let Single::Cron(CronCall::Add { job, .. }) = &single {
-            self.queues[queue as usize].admits(&job.push)?;
-        }
         let Single::Configure { asked, stored: Some(_) } = single else {
             return Ok(single);
         };

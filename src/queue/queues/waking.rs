@@ -106,6 +106,9 @@ impl Queues {
             (false, _) => None,
         };
         self.expect_due(key);
+        if standing.overdue {
+            self.look_after_loans(key, now);
+        }
     }
 
     /// Parked pops must be asked for when something falls due.

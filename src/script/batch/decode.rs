@@ -9,6 +9,7 @@ use crate::queue::operation::{Operation, Push};
 use crate::queue::payload::Payload;
 use crate::resp::reader::{BadReply, Reader};
 use crate::resp::scanner::parse_integer;
+use crate::script::loans::NotHere;
 use crate::script::{CallError, Record, Settings, open, unsigned};
 
 /// `operations` are those that the call carried, `settings` those that it was made with.
@@ -36,19 +37,22 @@ pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Re
 }
 
 /// The pushes that were not stored, by the numbers of their first jobs, and why. `runs`: of each its number, from 1, and if
-/// another job holds its key, `=` and that one; if it was the push of a tick that was made, `!`.
+/// another job holds its key, `=` and that one; if the key is not to be had there, `@` and why; if it was the push of a tick that
+/// was made, `!`.
 fn set_apart(runs: &[u8], settings: &Settings, operations: &[Operation]) -> Vec<(usize, Outcome)> {
     let known = push_runs(settings, operations);
     let read = |run: &[u8]| {
-        let (run, is_made) = run.strip_suffix(b"!").map_or((run, false), |run| (run, true));
-        let mut parts = run.splitn(2, |byte| *byte == b'=');
-        let number = usize::try_from(parse_integer(parts.next()?)?).ok()?;
+        let digits = run.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, why) = run.split_at(digits);
+        let number = usize::try_from(parse_integer(number)?).ok()?;
         let first = known.get(number.checked_sub(1)?)?.pushes.first()?.0;
-        Some(match parts.next() {
-            Some(holder) => (first, Outcome::Duplicate(LocalId::parse(holder)?)),
-            None if is_made => (first, Outcome::Made),
-            None => (first, Outcome::Full),
-        })
+        let outcome = match why {
+            [] => Outcome::Full,
+            [b'=', holder @ ..] => Outcome::Duplicate(LocalId::parse(holder)?),
+            [b'@', why @ ..] => Outcome::KeyNotHere(NotHere::parse(why)?),
+            _ => Outcome::Made,
+        };
+        Some((first, outcome))
     };
     runs.split(|byte| *byte == b',').filter_map(read).collect()
 }

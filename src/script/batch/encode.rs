@@ -259,7 +259,13 @@ fn write_ticks(call: &mut Call, partition: &Partition, settings: &Settings, oper
             _ => call.word(b"-"),
         }
         call.number(tick.then.into());
-        call.number(run.map_or(0, |at| at as u64 + 1));
+        match tick.is_duplicate {
+            true => call.word(b"="),
+            false => call.number(run.map_or(0, |at| at as u64 + 1)),
+        }
+        let unique = tick.push.as_ref().and_then(|push| push.options.unique.as_ref());
+        call.word(unique.map_or(b"", |unique| &unique.key));
+        call.number_or_empty(unique.and_then(|unique| unique.loan));
     }
 }
 

@@ -203,7 +203,11 @@ fn payload() -> impl Strategy<Value = Payload> {
 fn wish() -> impl Strategy<Value = Wish> {
     let payloads = prop::collection::vec(payload(), 1..4);
     let push = (payloads, options()).prop_map(|(payloads, options)| Wish::Push(Push { payloads, options }));
-    let key = (select(vec!["a", "b"]), option::of(1u64..3000)).prop_map(|(key, hold)| Unique { key: key.into(), hold });
+    let key = (select(vec!["a", "b"]), option::of(1u64..3000)).prop_map(|(key, hold)| Unique {
+        key: key.into(),
+        hold,
+        loan: None,
+    });
     let unique = (options(), key).prop_map(|(options, unique)| {
         let unique = Some(unique);
         Wish::Push(Push {
@@ -247,6 +251,7 @@ fn wish() -> impl Strategy<Value = Wish> {
             let unique = key.map(|key| Unique {
                 key: key.into(),
                 hold: None,
+                loan: None,
             });
             let push = Push {
                 payloads: vec![payload],
@@ -406,6 +411,7 @@ impl Twins {
                     next,
                     then: 0,
                     push,
+                    is_duplicate: false,
                 }))
             }
             Wish::Lapse(picks) => {
@@ -742,7 +748,11 @@ fn the_scripts_do_what_the_model_does() {
 #[test]
 fn a_job_that_comes_back_takes_its_key_from_a_hold_that_is_over() {
     let push = |hold| {
-        let unique = Some(Unique { key: "a".into(), hold });
+        let unique = Some(Unique {
+            key: "a".into(),
+            hold,
+            loan: None,
+        });
         Wish::Push(Push {
             payloads: vec![Bytes::from("one").into()],
             options: JobOptions {
