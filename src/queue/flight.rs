@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::lane::To;
 use super::operation::Operation;
-use super::single::{KeyCall, Single};
+use super::single::Single;
 use crate::resp::OwnedRequest;
 use crate::script::batch::Shortage;
+use crate::script::loans::KeyWanted;
 
 /// Who waits for a call's outcomes, in their order, and since when.
 pub type Askers = Vec<(To, Instant)>;
@@ -76,6 +77,8 @@ pub enum Call {
         /// Pops are parked here besides those in the batch.
         parked: bool,
     },
+    /// Unique keys that belong to this partition.
+    Lend(Vec<KeyWanted>),
     Single(Single),
 }
 
@@ -90,7 +93,8 @@ impl Call {
         let is_push = |operation: &Operation| matches!(operation, Operation::Push(_));
         match self {
             Self::Batch { operations, .. } => operations.iter().any(is_push),
-            Self::Single(single) => matches!(single, Single::Keys(KeyCall::Lend { .. })),
+            Self::Lend(_) => true,
+            Self::Single(_) => false,
         }
     }
 }

@@ -17,13 +17,28 @@ use super::waiting::Pops;
 use crate::asker::ClientKey;
 
 /// Jobs that one call settles and pushes for its requests, at most; a pushed one counts twice, as it costs about twice as
-/// much. With [`BATCH_POPS`] that keeps a call below 2 ms beside a million jobs (benches/scripts.md). A single request may have
-/// more: a `QMPUSH` is all or nothing.
+/// much. With [`BATCH_POPS`] that keeps a call below 2 ms beside a million jobs (benches/scripts.md). A third of both where
+/// jobs are dear. A single request may have more: a `QMPUSH` is all or nothing.
 pub const BATCH_JOBS: usize = 200;
 /// Jobs that one call pops, at most: the dearest part of a job's life.
 const BATCH_POPS: u32 = 75;
+/// Unique keys that one call lends, at most.
+pub const BATCH_KEYS: usize = 100;
+/// By how much the bounds are less where there are groups or unique keys.
+const DEAR: u32 = 3;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
+
+/// What a call is gathered under.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions {
+    /// There are groups or unique keys, and so jobs that cost more.
+    pub dear: bool,
+    /// Clients' orders matter.
+    pub pipelined: bool,
+    /// Some pops are parked.
+    pub parked: bool,
+}
 
 /// The operations of a call, and who waits for which of their outcomes.
 #[derive(Debug, Default)]
@@ -51,12 +66,21 @@ pub struct Gathering {
     popping: Vec<(To, u32)>,
     /// How many jobs more may be popped.
     room: u32,
+    /// How many may be settled and pushed.
+    most: usize,
 }
 
 impl Gathering {
-    /// Takes out of `waiting` what goes in one call. `pipelined`: clients' orders matter. `parked`: some pops are.
-    pub fn new(waiting: &mut VecDeque<Entry>, pops: &Pops, pipelined: bool, parked: bool) -> Self {
-        let others = if parked { BATCH_POPS / 2 } else { BATCH_POPS };
+    /// Takes out of `waiting` what goes in one call.
+    pub fn new(waiting: &mut VecDeque<Entry>, pops: &Pops, conditions: Conditions) -> Self {
+        let Conditions {
+            dear,
+            pipelined,
+            parked,
+        } = conditions;
+        let share = if dear { DEAR } else { 1 };
+        let popped = BATCH_POPS / share;
+        let others = if parked { popped / 2 } else { popped };
         let mut gathering = Self {
             gathered: Gathered::default(),
             readied: 0,
@@ -64,6 +88,7 @@ impl Gathering {
             bytes: 0,
             popping: Vec::new(),
             room: others,
+            most: BATCH_JOBS / share as usize,
         };
         let mut order = pipelined.then(PhaseOrder::default);
         let mut stay = VecDeque::new();
@@ -84,19 +109,19 @@ impl Gathering {
         }
         stay.append(waiting);
         *waiting = stay;
-        gathering.room += BATCH_POPS - others;
+        gathering.room += popped - others;
         gathering
     }
 
     fn is_full(&self) -> bool {
-        self.jobs >= BATCH_JOBS || self.bytes >= BATCH_BYTES
+        self.jobs >= self.most || self.bytes >= BATCH_BYTES
     }
 
     fn has_room_for(&self, entry: &Entry) -> bool {
         match entry.work {
             Work::Operation(_) => true,
             Work::Pop => self.room > 0,
-            Work::Single(_) => false, // a call of its own
+            Work::Key(_) | Work::Single(_) => false, // calls of their own
         }
     }
 
@@ -189,7 +214,7 @@ impl Phase {
             Work::Operation(Operation::Push(_) | Operation::Tick(_)) => Self::Push,
             Work::Operation(Operation::Pop(_)) | Work::Pop => Self::Pop,
             Work::Operation(_) => Self::Settle,
-            Work::Single(_) => Self::Stays,
+            Work::Key(_) | Work::Single(_) => Self::Stays,
         }
     }
 }
@@ -279,7 +304,7 @@ mod tests {
         let mut pops = Pops::default();
         let mut waiting: VecDeque<_> = (0..100).map(|client| pop(asker(client, 0), 1, &mut pops)).collect();
         waiting.push_back(ack(asker(100, 0), 1));
-        let batch = Gathering::new(&mut waiting, &pops, false, false).finish(&pops);
+        let batch = Gathering::new(&mut waiting, &pops, Conditions::default()).finish(&pops);
         assert_eq!(asked_for(&batch), [1; BATCH_POPS as usize]);
         assert!(
             matches!(batch.operations[0], Operation::Ack(_)),
@@ -292,7 +317,7 @@ mod tests {
     fn a_large_pop_takes_what_room_there_is() {
         let mut pops = Pops::default();
         let mut waiting: VecDeque<_> = (0..3).map(|client| pop(asker(client, 0), 50, &mut pops)).collect();
-        let batch = Gathering::new(&mut waiting, &pops, false, false).finish(&pops);
+        let batch = Gathering::new(&mut waiting, &pops, Conditions::default()).finish(&pops);
         assert_eq!(asked_for(&batch), [50, BATCH_POPS - 50]);
         assert_eq!(waiting.len(), 1);
     }
@@ -303,7 +328,11 @@ mod tests {
         let mut waiting: VecDeque<_> = (0..100).map(|client| pop(asker(client, 0), 1, &mut pops)).collect();
         let parked = asker(200, 0);
         pop(parked, 1000, &mut pops);
-        let mut gathering = Gathering::new(&mut waiting, &pops, false, true);
+        let parked_too = Conditions {
+            parked: true,
+            ..Conditions::default()
+        };
+        let mut gathering = Gathering::new(&mut waiting, &pops, parked_too);
         gathering.add_pop(To::Pop(parked), &pops);
         assert!(!gathering.has_room_for_pops());
         let asked = asked_for(&gathering.finish(&pops));
@@ -320,7 +349,11 @@ mod tests {
             ack(asker(2, 1), 1),
             ack(asker(3, 0), 1),
         ]);
-        let batch = Gathering::new(&mut waiting, &pops, true, false).finish(&pops);
+        let pipelined = Conditions {
+            pipelined: true,
+            ..Conditions::default()
+        };
+        let batch = Gathering::new(&mut waiting, &pops, pipelined).finish(&pops);
         let to: Vec<_> = batch.to.iter().filter_map(|(to, _)| to.client()).collect();
         assert_eq!(to, [asker(3, 0).client, asker(1, 0).client]);
         assert_eq!(waiting.len(), 2);
@@ -330,7 +363,23 @@ mod tests {
     fn a_call_that_is_full_takes_no_more() {
         let pops = Pops::default();
         let mut waiting: VecDeque<_> = (0..3).map(|client| ack(asker(client, 0), BATCH_JOBS / 2)).collect();
-        let batch = Gathering::new(&mut waiting, &pops, false, false).finish(&pops);
+        let batch = Gathering::new(&mut waiting, &pops, Conditions::default()).finish(&pops);
         assert_eq!((batch.operations.len(), waiting.len()), (2, 1));
+    }
+    #[test]
+    fn a_call_of_dear_jobs_holds_fewer() {
+        let mut pops = Pops::default();
+        let acks = (0..BATCH_JOBS as u32).map(|client| ack(asker(client, 0), 1));
+        let mut waiting: VecDeque<_> = acks.collect();
+        waiting.extend((0..100).map(|client| pop(asker(1000 + client, 0), 1, &mut pops)));
+        let dear = Conditions {
+            dear: true,
+            ..Conditions::default()
+        };
+        let batch = Gathering::new(&mut waiting, &pops, dear).finish(&pops);
+        assert_eq!((batch.operations.len(), asked_for(&batch)), (BATCH_JOBS / 3, vec![]));
+        waiting.drain(..BATCH_JOBS - BATCH_JOBS / 3);
+        let batch = Gathering::new(&mut waiting, &pops, dear).finish(&pops);
+        assert_eq!(asked_for(&batch), [1; BATCH_POPS as usize / 3]);
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::flight::{Askers, Call, Flight, Wait};
-use super::gather::{BATCH_JOBS, Gathered, Gathering};
+use super::gather::{BATCH_JOBS, BATCH_KEYS, Conditions, Gathered, Gathering};
 use super::id::Origin;
 use super::operation::{Operation, Priority, Push, QueueName};
 use super::pace::Pace;
@@ -25,6 +25,7 @@ use super::recent::Recent;
 use super::single::Single;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};
+use crate::script::loans::KeyWanted;
 use crate::script::{Changed, Partition, Settings};
 
 /// A lane's place among its worker's lanes.
@@ -42,6 +43,8 @@ pub enum Work {
     Operation(Operation),
     /// Whatever the asker's [`super::waiting::PopRequest`] still wants.
     Pop,
+    /// A unique key that belongs to this partition.
+    Key(KeyWanted),
     Single(Single),
 }
 
@@ -177,6 +180,8 @@ pub struct Lane {
     /// Ready jobs, and the highest priority among them, as far as the last reply knew.
     pub ready: u64,
     pub top: Priority,
+    /// What it holds costs more than plain jobs.
+    pub dear: bool,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
     /// Whether it hears wake-ups on a channel of its own.
@@ -219,6 +224,7 @@ impl Lane {
             due: None,
             ready: 0,
             top: Priority::Normal,
+            dear: false,
             listed: false,
             ear: Ear::None,
             stalled: false,
@@ -323,10 +329,10 @@ impl Lane {
         if self.waiting.is_empty() && self.hopeful == 0 && !self.woken {
             return None;
         }
-        if matches!(self.waiting.front(), Some(entry) if matches!(entry.work, Work::Single(_)))
-            && let Some(call) = self.take_single(0)
-        {
-            return Some(call);
+        match self.waiting.front().map(|entry| &entry.work) {
+            Some(Work::Single(_)) => return self.take_single(0),
+            Some(Work::Key(_)) => return Some(self.take_keys()),
+            _ => {}
         }
         self.woken = false;
         let Gathered { operations, to } = self.gather(pops);
@@ -346,8 +352,25 @@ impl Lane {
         self.waiting_bytes -= entry.bytes();
         match entry.work {
             Work::Single(single) => Some((Call::Single(single), vec![(entry.to, entry.since)])),
-            Work::Operation(_) | Work::Pop => None,
+            Work::Operation(_) | Work::Pop | Work::Key(_) => None,
         }
+    }
+
+    /// All keys that are wanted, at most [`BATCH_KEYS`], but for those that would overtake what their client has sent before.
+    fn take_keys(&mut self) -> (Call, Askers) {
+        let (mut keys, mut to, mut stay) = (Vec::new(), Askers::new(), VecDeque::new());
+        for entry in std::mem::take(&mut self.waiting) {
+            let goes = keys.len() < BATCH_KEYS && (stay.is_empty() || !entry.pipelined);
+            match entry.work {
+                Work::Key(key) if goes => {
+                    keys.push(key);
+                    to.push((entry.to, entry.since));
+                }
+                work => stay.push_back(Entry { work, ..entry }),
+            }
+        }
+        self.replace_waiting(stay);
+        (Call::Lend(keys), to)
     }
 
     /// What a call carried that was not done waits again, before all others and in its order.
@@ -356,6 +379,7 @@ impl Lane {
         self.woken |= matches!(call, Call::Batch { .. });
         let works: Vec<_> = match call {
             Call::Batch { operations, .. } => operations.into_iter().map(Work::from).collect(),
+            Call::Lend(keys) => keys.into_iter().map(Work::Key).collect(),
             Call::Single(single) => single.anew().into_iter().map(Work::Single).collect(),
         };
         for (work, (to, since)) in works.into_iter().zip(to).rev() {
@@ -372,7 +396,12 @@ impl Lane {
     /// All that can go in one call. As many parked pops are in it as there may be jobs for.
     fn gather(&mut self, pops: &mut Pops) -> Gathered {
         let mut waiting = std::mem::take(&mut self.waiting);
-        let mut gathering = Gathering::new(&mut waiting, pops, self.pipelined > 0, self.parked.live() > 0);
+        let conditions = Conditions {
+            dear: self.dear,
+            pipelined: self.pipelined > 0,
+            parked: self.parked.live() > 0,
+        };
+        let mut gathering = Gathering::new(&mut waiting, pops, conditions);
         self.replace_waiting(waiting);
 
         let hopeful = std::mem::take(&mut self.hopeful) + gathering.readied;

@@ -300,11 +300,14 @@ if not calm or (first_end or now + 1) <= now then
       end
       at = at + 3 + n
     elseif word == 'l' then
+      local notes = {}
       for i = at + 2, at + 1 + n do
         if call('ZREM', leases, ARGV[i]) == 1 then
-          lapse(ARGV[i], now, returned)
+          local id = id_of(ARGV[i])
+          lapse(id, recall(id), now, returned, notes)
         end
       end
+      write(notes)
       at = at + 2 + n
     elseif word == 'b' then
       give_back(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
@@ -364,8 +367,10 @@ while ARGV[at] == 'c' do
 end
 
 -- Pushes, a run of one kind at a time: the same priority and options, so the same record of them. The ids are written
--- over the suffixes, so that ARGV is what HSET takes. Where the queue is bounded each request is a run of its own.
+-- over the suffixes, so that ARGV is what HSET takes. Where the queue is bounded each request is a run of its own. What keys and
+-- groups need is made when the first of them comes, and once.
 local run, free, apart = 0, bound, {}
+local holder_of, contest, join_group
 if bound then
   free = bound - ready_in('n') - ready_in('u') - ready_in('h') - ready_in('l') - call('ZCARD', delayed)
     - call('ZCARD', behind)
@@ -376,11 +381,14 @@ while ARGV[at] == 'p' do
   local first, end_ = at + 6, at + 5 + 2 * n
   at, run = end_ + 1, run + 1
   local record = options ~= '' and cmsgpack.unpack(options) or {}
+  if (record.u or record.g) and not holder_of then
+    --@include ending
+    holder_of, contest, join_group = holder, contested, join
+  end
   local held_by = false
   if record.u and pushing > 0 and not turned_away[run] then
-    --@include ending
-    held_by = holder(record.u)
-    local refusal = not held_by and contested(record.u, record.v)
+    held_by = holder_of(record.u)
+    local refusal = not held_by and contest(record.u, record.v)
     turned_away[run] = refusal and '@' .. refusal
   end
   if turned_away[run] then
@@ -432,10 +440,7 @@ while ARGV[at] == 'p' do
       end
     end
     if record.g and not delayed_until then
-      --@include groups
-      for _, id in ipairs(ids) do
-        enter(id, record)
-      end
+      join_group(ids, record)
     elseif not delayed_until then
       plain = plain and letter == 'n'
       for i = 1, n, BITE do
@@ -463,6 +468,9 @@ if limited then
   most, _, tokens = room()
   wanted = min(wanted, most)
 end
+if leases_left then
+  wanted = 0 -- those that are brought back by the next call go first
+end
 
 -- A worker that serves its own as fast as jobs come would leave those who wait at another one waiting for ever. So one that
 -- has waited for so long is called for the last of the jobs, if here that would go to somebody who waits too.
@@ -482,21 +490,24 @@ local by_turns = not plain and call('EXISTS', groups) == 1
 local ages = limited and max_wait > 0
 if by_turns or (ages and not plain) then
   --@include groups
-  local heads = {}
+  local heads = {} -- by letter; false: there is none
 
   local function head(letter)
-    local id, record, gone = first_in_line(letter, TOMBSTONES - passed)
+    local id, record, gone, entry = first_in_line(letter, TOMBSTONES - passed)
     passed = passed + gone
-    if id then
-      local since = math.max(record.w or 0, record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000))
-      return {id = id, record = record, since = ages and since + max_wait <= now and since or math.huge}
+    if not id then
+      return false
     end
+    local since = math.max(record.w or 0, record.t or floor(tonumber(sub(id, 1, 10), 36) / 1000))
+    since = ages and since + max_wait <= now and since or math.huge
+    return {id = id, record = record, entry = entry, since = since}
   end
 
   -- Whose it is: of a NOACK job the group's place is free at once.
   local asks, asked = at, tonumber(ARGV[at + 1])
   local function take(letter)
-    local id, record = heads[letter].id, heads[letter].record
+    local id, record, entry = heads[letter].id, heads[letter].record, heads[letter].entry
+    heads[letter] = nil
     got = got + 1
     call('LPOP', lists[letter])
     ids[got], payloads[got] = id, call('HGET', jobs, id)
@@ -504,24 +515,28 @@ if by_turns or (ages and not plain) then
       asks = asks + 5
       asked = asked + tonumber(ARGV[asks + 1])
     end
-    if record.g then
-      spend(tag_of(record))
-    end
+    local next_may = record.g and take_turn(id, record, entry)
     if record.g and ARGV[asks + 4] == '1' then
       leave(id, record)
-    elseif record.g then
-      become('l', id, record)
+      next_may = true
     end
-    heads[letter] = nil
+    for other, first in pairs(next_may and heads or {}) do
+      heads[other] = first or nil
+    end
   end
 
   while got < wanted do
     local first
     for letter in ('uhnl'):gmatch('.') do
-      heads[letter] = heads[letter] or head(letter)
+      if heads[letter] == nil then
+        heads[letter] = head(letter)
+      end
       local since = heads[letter] and heads[letter].since or math.huge
       if heads[letter] and (not first and (by_turns or since < math.huge) or first and since < heads[first].since) then
         first = letter
+      end
+      if first and not ages then
+        break
       end
     end
     if not first then

@@ -374,7 +374,7 @@ if mends and ready > 0 then
   --@include wake
   wake_one()
 end
-local reply = {t, due, ready, (again and 1 or 0) + (left >= 16 and 16 or 0), PARTS[part] and part or 0, cursor, surplus, seen}
+local reply = {t, due, ready, (again and 1 or 0) + left - left % 16, PARTS[part] and part or 0, cursor, surplus, seen}
 for _, kind in ipairs(KINDS) do
   insert(reply, found[kind])
 end

@@ -57,6 +57,7 @@ end
 -- T:awaited has a member for each job and worker whose client waits for its result, "id worker": all of one score, so that
 -- those of one id stand together.
 local somebody_cares = call('EXISTS', unique, awaited, groups) > 0
+local somebody_waits = call('EXISTS', awaited) == 1
 
 -- `record`: of the job that has ended.
 local function ended(id, record)
@@ -68,10 +69,12 @@ local function ended(id, record)
     local held = tonumber(call('ZSCORE', holds, key))
     if not held or held <= now then
       call('HDEL', unique, key)
+    end
+    if held and held <= now then
       call('ZREM', holds, key)
     end
   end
-  if somebody_cares then
+  if somebody_waits then
     local queue = ARGV[1]:match('%S+$')
     for _, member in ipairs(call('ZRANGEBYLEX', awaited, '[' .. id .. ' ', '(' .. id .. '!')) do
       tell(member:match('%S+$'), queue .. ' =' .. id)

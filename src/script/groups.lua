@@ -19,7 +19,21 @@ local at_once, rated_jobs, rated_ms = ARGV[3]:match('(%d+) (%d+) (%d+)$')
 at_once = tonumber(at_once) -- leased jobs of one group
 local spacing = rated_jobs ~= '0' and tonumber(rated_ms) / tonumber(rated_jobs) -- ms for one more job, false: no rate
 local filling = spacing and math.max(1000, spacing) -- ms from empty to full
-local RANK = {u = 0, h = 1, n = 2, l = 3}
+local RANK = {u = '0', h = '1', n = '2', l = '3'} -- as text: Redis takes long over writing numbers
+
+-- When a job was pushed, by its id or entry: two numbers, as Lua compares words by the server's locale.
+local function stamp_of(id)
+  return tonumber(sub(id, 1, 10), 36)
+end
+
+local function number_of(id)
+  return tonumber((id:match('^%w+', 11):gsub('Z?%l$', '')), 36)
+end
+
+local function is_older(id, other)
+  local stamp, its_stamp = stamp_of(id), stamp_of(other)
+  return stamp < its_stamp or stamp == its_stamp and number_of(id) < number_of(other)
+end
 
 local function tag_of(record)
   return string.char(#record.g) .. record.g
@@ -63,7 +77,7 @@ local function in_line(entry)
   return record.g and call('ZSCORE', groups, tag_of(record) .. 't' .. entry) and id or nil, record
 end
 
--- The first job in line, its record, and how many tombstones before it went, at most so many.
+-- The first job in line, its record, how many tombstones before it went, at most so many, and its entry.
 local function first_in_line(letter, most)
   local passed = 0
   while passed < most do
@@ -73,7 +87,7 @@ local function first_in_line(letter, most)
       id, record = in_line(entry)
     end
     if id or not entry then
-      return id, record, passed
+      return id, record, passed, entry
     end
     call('LPOP', lists[letter])
     changes[letter] = (changes[letter] or 0) - 1
@@ -82,14 +96,31 @@ local function first_in_line(letter, most)
   return nil, nil, passed
 end
 
--- `fronts`: entries by letter that go to lists later on; without it the turn goes to the back at once.
+-- It is this job's turn. `fronts`: entries by letter that go to lists later on; without it the turn goes to the back at once.
+local function give_turn(tag, id, fronts)
+  local letter = sub(id, -1)
+  local entry = id .. '.' .. call('HINCRBY', stats, 'turns', 1)
+  call('ZADD', groups, '0', tag .. 't' .. entry)
+  if fronts then
+    fronts[letter] = fronts[letter] or {}
+    table.insert(fronts[letter], entry)
+  else
+    call('RPUSH', lists[letter], entry)
+  end
+end
+
+-- Looks whose turn it is.
 local function arrange(tag, fronts)
-  local entry, first, backs_off = first_of(tag, 't'), first_of(tag, 'w'), first_of(tag, 'b')
+  local entry, full = first_of(tag, 't'), is_full(tag)
+  if full and not entry and not spacing then
+    return
+  end
+  local first, backs_off = first_of(tag, 'w'), first_of(tag, 'b')
   local turn = entry and entry:match('^%w+')
-  if turn and not (first and first < turn) then
+  if turn and not (first and is_older(first, turn)) then
     first = turn
   end
-  local may = first and not (backs_off and backs_off < first) and not is_full(tag)
+  local may = first and not (backs_off and is_older(backs_off, first)) and not full
   local allowed = may and spacing and turn ~= first and allowed_at(tag)
   if allowed and allowed > now + spacing / 1000 then -- dates are not exact
     may = false
@@ -100,22 +131,14 @@ local function arrange(tag, fronts)
   if turn and not (may and turn == first) then
     local letter = sub(turn, -1)
     call('ZREM', groups, tag .. 't' .. entry)
-    call('ZADD', groups, 0, tag .. 'w' .. turn)
+    call('ZADD', groups, '0', tag .. 'w' .. turn)
     call('ZADD', behind, RANK[letter], turn)
     changes[letter] = (changes[letter] or 0) + 1
   end
   if may and turn ~= first then
-    local letter = sub(first, -1)
-    entry = first .. '.' .. call('HINCRBY', stats, 'turns', 1)
     call('ZREM', groups, tag .. 'w' .. first)
     call('ZREM', behind, first)
-    call('ZADD', groups, 0, tag .. 't' .. entry)
-    if fronts then
-      fronts[letter] = fronts[letter] or {}
-      table.insert(fronts[letter], entry)
-    else
-      call('RPUSH', lists[letter], entry)
-    end
+    give_turn(tag, first, fronts)
   end
 end
 
@@ -128,27 +151,65 @@ local function clear(tag, id)
   call('ZREM', groups, tag .. 'b' .. id, tag .. 'l' .. id, tag .. 'w' .. id)
 end
 
--- It is ready, in its place in the group.
-local function enter(id, record, fronts)
+-- Jobs of one group are ready, in their order and in no other place so far.
+local function join(ids, record, fronts)
   local tag = tag_of(record)
-  clear(tag, id)
-  call('ZADD', groups, 0, tag .. 'w' .. id)
-  call('ZADD', behind, RANK[sub(id, -1)], id)
-  arrange(tag, fronts)
+  local first, from = first_of(tag, ''), 1
+  if not first and not spacing then
+    give_turn(tag, ids[1], fronts)
+    from = 2
+  end
+  for i = from, #ids, BITE / 2 do
+    local members, ranks = {}, {}
+    for k = i, min(i + BITE / 2 - 1, #ids) do
+      members[#members + 1], members[#members + 2] = '0', tag .. 'w' .. ids[k]
+      ranks[#ranks + 1], ranks[#ranks + 2] = RANK[sub(ids[k], -1)], ids[k]
+    end
+    call('ZADD', groups, unpack(members))
+    call('ZADD', behind, unpack(ranks))
+  end
+  local turn = first and first:match('^t(%w+)')
+  if from == 1 and not (turn and is_older(turn, ids[1])) then
+    arrange(tag, fronts)
+  end
+end
+
+-- It is ready again, in its place in the group.
+local function enter(id, record, fronts)
+  clear(tag_of(record), id)
+  join({id}, record, fronts)
 end
 
 -- It was in line, or leased, and is now leased, or backs off.
 local function become(letter, id, record)
   local tag = tag_of(record)
   clear(tag, id)
-  call('ZADD', groups, 0, tag .. letter .. id)
+  call('ZADD', groups, '0', tag .. letter .. id)
   arrange(tag)
+end
+
+-- It had its group's turn, by that entry, and is leased now. True: another may have the turn.
+local function take_turn(id, record, entry)
+  local tag = tag_of(record)
+  spend(tag)
+  call('ZREM', groups, tag .. 't' .. entry)
+  call('ZADD', groups, '0', tag .. 'l' .. id)
+  local next_may = at_once > 1 or spacing
+  if next_may then
+    arrange(tag)
+  end
+  return next_may
 end
 
 -- It has ended.
 local function leave(id, record)
   local tag = tag_of(record)
-  clear(tag, id)
-  call('ZREM', behind, id)
-  arrange(tag)
+  if call('ZREM', groups, tag .. 'l' .. id) == 0 then
+    clear(tag, id)
+    call('ZREM', behind, id)
+  end
+  local first = first_of(tag, '')
+  if spacing or (first and sub(first, 1, 1) ~= 't') then
+    arrange(tag)
+  end
 end

@@ -1,9 +1,9 @@
 -- What becomes of keys that belong here (ending.lua): they are lent to the partitions that want them, or are here again. A repeat
 -- comes to the same.
 --
--- ARGV after the prelude's: 1 if a push wants them, which counts as deduplicated if it cannot have them; then for each: the key; the
--- partition that wants it, empty if that is this one; the loan that was given back, empty if none was; a number that a new loan must
--- exceed.
+-- ARGV after the prelude's, for each of them: the key; the partition that wants it, empty if that is this one; the loan that was
+-- given back, empty if none was; a number that a new loan must exceed; 1 if a push wants it, which counts as deduplicated if a job
+-- here holds it.
 -- Returns now, next due or false, ready, more, and for each key = and the id of the job that holds it here; or the loan by which
 -- it is lent, to whomever: partition, space, number; or nothing: it is here.
 
@@ -14,8 +14,8 @@ call('HDEL', stats, '') -- a Redis that refuses writes refuses here, before anyt
 bring_back()
 
 local answers = {}
-for i = 5, #ARGV, 4 do
-  local key, wanted, given_back, past = unpack(ARGV, i, i + 3)
+for i = 4, #ARGV, 5 do
+  local key, wanted, given_back, past, for_push = unpack(ARGV, i, i + 4)
   local loan = call('HGET', lent, key)
   if loan and loan ~= given_back then
     insert(answers, loan)
@@ -24,7 +24,7 @@ for i = 5, #ARGV, 4 do
     call('ZREM', recalls, key)
     insert(answers, '')
   elseif holder(key) then
-    count('deduplicated', tonumber(ARGV[4]))
+    count('deduplicated', tonumber(for_push))
     insert(answers, '=' .. holder(key))
   else
     local last = math.max(tonumber(past), tonumber(given_back:match('%d*$')) or 0, tonumber(version) or 0)

@@ -57,6 +57,8 @@ pub struct KeyWanted {
     pub returned: Option<Loan>,
     /// A new loan must exceed this number.
     pub past: u64,
+    /// By a push, which is counted if a job holds it.
+    pub for_push: bool,
 }
 
 /// What is to be had of a key.
@@ -70,32 +72,26 @@ pub enum KeyAt {
     Held(LocalId),
 }
 
-/// `for_push`: one wants them.
-pub fn lend(
-    scripts: &Scripts,
-    partition: &Partition,
-    settings: &Settings,
-    for_push: bool,
-    wanted: &[KeyWanted],
-) -> Bytes {
+pub fn lend(scripts: &Scripts, partition: &Partition, settings: &Settings, wanted: &[KeyWanted]) -> Bytes {
     let mut call = Call::new(&scripts.lend, partition, settings, 0);
-    call.number(for_push.into());
     for KeyWanted {
         key,
         by,
         returned,
         past,
+        for_push,
     } in wanted
     {
         call.word(key);
         call.number_or_empty(by.map(u64::from));
         call.word(returned.map(|loan| loan.to_string()).unwrap_or_default().as_bytes());
         call.number(*past);
+        call.number((*for_push).into());
     }
     call.finish()
 }
 
-/// One for each that was asked for.
+/// One for each that was wanted.
 pub fn lent(reply: Bytes) -> Result<(Standing, Vec<KeyAt>), CallError> {
     let (standing, mut reader, _) = open(reply)?;
     let answers = each(&mut reader, |answer| match answer {

@@ -10,7 +10,7 @@ use crate::queue::settings::Change;
 use crate::resp::reader::BadReply;
 
 /// Jobs that one call of `revive` makes ready, so that no call holds Redis for long.
-pub const REVIVED: usize = 250;
+pub const REVIVED: usize = 50;
 
 /// Whom `revive` makes ready.
 #[derive(Clone, Debug, PartialEq, Eq)]

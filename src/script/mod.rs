@@ -187,6 +187,8 @@ pub struct Standing {
     pub called: bool,
     /// Of keys that were lent to other partitions some are to be looked after.
     pub overdue: bool,
+    /// There are jobs of groups or with unique keys, each of which costs Redis several times as much.
+    pub dear: bool,
 }
 
 /// Opens a reply: its standing, and the reader behind it with the number of elements left.
@@ -215,6 +217,7 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
             more: left & 1 != 0,
             called: left & 8 != 0,
             overdue: left & 16 != 0,
+            dear: left & 32 != 0,
         },
         reader,
         len,

@@ -71,7 +71,7 @@ local changes = {} -- of counters and tombstones, by how much
 -- Nothing here but normal jobs without a past, and nobody waits: the common case, which then skips looking.
 local plain = call('EXISTS', meta, urgent, high, low, delayed, dead, waiting, holds, awaited, result_ends, buckets, sift, recalls) == 0
 local nobody_waits = plain or call('EXISTS', waiting) == 0
-local more = false -- upkeep is left
+local more, leases_left = false, false -- upkeep is left, and of leases that have ended
 
 -- Applied once. A lane numbers its calls from 1 and has one in flight; one that it has to doubt it repeats.
 --   1. `before` is what this very call came to when it was applied, if it was. A look-up has no number.
@@ -107,8 +107,8 @@ end
 
 -- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, and in one number
 -- whether upkeep is left (1), of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6),
--- whether jobs are ready while workers wait (8), one of whom is called then, and whether keys that were lent are to be looked
--- after (16).
+-- whether jobs are ready while workers wait (8), one of whom is called then, whether keys that were lent are to be looked
+-- after (16), and whether there are jobs of groups or with keys, which cost more (32).
 local function standing()
   local soonest = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
   local ready = ready_in('n')
@@ -121,6 +121,7 @@ local function standing()
     local u, h, l = ready_in('u'), ready_in('h'), ready_in('l')
     local recall = tonumber(call('ZRANGE', recalls, 0, 0, 'WITHSCORES')[2])
     left = left + (u > 0 and 2 or h > 0 and 4 or ready == 0 and l > 0 and 6 or 0) + (recall and recall <= now and 16 or 0)
+    left = left + (call('EXISTS', unique, groups) > 0 and 32 or 0)
     ready = ready + u + h + l
   end
   left = left + (ready > 0 and not nobody_waits and 8 or 0)

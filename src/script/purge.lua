@@ -4,9 +4,8 @@
 -- ARGV after the prelude's: state (ready delayed leased dead, or all).
 -- Returns now, next due or false, ready, more, how many were removed, whether some are left (1 or 0).
 
-local PURGED = 200
-
 --@include upkeep
+local PURGED = 200 / dearness
 if before then
   local removed, rest = before:match('^(%d+) (%d)$')
   local t, due, ready, left = standing()

@@ -7,8 +7,8 @@ use super::{CallError, Partition, Scripts, Settings, Standing, open, unsigned};
 use crate::queue::id::LocalId;
 use crate::queue::operation::State;
 
-/// Jobs that one call of `delete` may name, so that no call holds Redis for long: about 4 µs each.
-pub const DELETED: usize = 250;
+/// Jobs that one call of `delete` may name, so that no call holds Redis for long: 5 to 25 µs each.
+pub const DELETED: usize = 50;
 
 pub fn delete(scripts: &Scripts, partition: &Partition, settings: &Settings, sequence: u64, ids: &[LocalId]) -> Bytes {
     let mut call = Call::new(&scripts.delete, partition, settings, sequence);

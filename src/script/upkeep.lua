@@ -11,8 +11,11 @@ local _, retries, base_backoff, max_backoff, lapses_allowed, dead_kept, dead_age
 
 --@include ending
 
--- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 ms.
-local LAPSED, EXPIRED, DUE, BURIED, HELD, RESULTS, ALLOWED, SIFTED = 128, 128, 400, 200, 128, 200, 128, 200
+-- The bounds of one call's upkeep: what remains is told by `more`, and the lane calls again. Each is about 0.5 to 1 ms
+-- (benches/scripts.md); where there are groups a job costs several times as much, with unique keys twice.
+local dearness = call('EXISTS', groups) == 1 and 8 or somebody_cares and 2 or 1
+local LAPSED = dearness > 1 and 40 or 128
+local EXPIRED, DUE, BURIED, HELD, RESULTS, ALLOWED, SIFTED = LAPSED, 400 / dearness, 200, 128, 200, 32, 200
 
 local function count(field, by)
   changes[field] = (changes[field] or 0) + by
@@ -84,10 +87,20 @@ local function line_up(fronts, id, record)
   insert(fronts[letter], id)
 end
 
+local function sort_newest_first(ids)
+  local stamps, numbers = {}, {}
+  for _, id in ipairs(ids) do
+    stamps[id], numbers[id] = stamp_of(id), number_of(id)
+  end
+  table.sort(ids, function(a, b)
+    return stamps[a] > stamps[b] or stamps[a] == stamps[b] and numbers[a] > numbers[b]
+  end)
+end
+
 local function to_the_front(fronts)
   plain = false
   for letter, ids in pairs(fronts) do
-    table.sort(ids, function(a, b) return a > b end)
+    sort_newest_first(ids)
     variadic('LPUSH', lists[letter], ids, 1, #ids)
     for _, id in ipairs(call('EXISTS', sifted) == 1 and ids or {}) do
       call('HSET', sifted, id, '')
@@ -108,37 +121,55 @@ local GROUP = '\161g'
 --   6. Unique keys that FOR has held go, if their jobs have; so do results that were kept for long enough.
 --   7. A list that QCHECK takes apart comes back, but for what stands there for no job or for the second time (check.lua).
 
--- A delivery was lost with its worker, at that moment.
-local function lapse(name, at, fronts)
+local function id_of(name)
   local dot = find(name, '.', 1, true)
-  local id = dot and sub(name, 1, dot - 1) or name
-  local record = recall(id)
+  return dot and sub(name, 1, dot - 1) or name
+end
+
+-- A delivery was lost with its worker, at that moment. The record that is to be remembered goes into `notes`: id, record, id, record …
+local function lapse(id, record, at, fronts, notes)
   local used_up = delivery(record) >= (record.r or retries)
   record.s = (record.s or 0) + 1
   if lapsed_at(record, at) then
     expire(id, record)
   elseif used_up or (lapses_allowed > 0 and record.s >= lapses_allowed) then
     bury(id, record, at)
+  elseif lapsed_at(record, now) then
+    expire(id, record)
   else
     record.w = at
-    remember(id, record)
+    insert(notes, id)
+    insert(notes, pack(record))
     line_up(fronts, id, record)
   end
 end
 
+local function write(notes)
+  plain = plain and #notes == 0
+  variadic('HSET', meta, notes, 1, #notes)
+end
+
+-- Those that ended last come first, so that those that ended before are put before them, by this call or the next. Nothing is popped
+-- until all are back.
 local function end_leases()
-  local ended = call('ZRANGEBYSCORE', leases, '-inf', now, 'WITHSCORES', 'LIMIT', 0, LAPSED)
+  local ended = call('ZRANGE', leases, now, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, LAPSED, 'WITHSCORES')
   if #ended == 0 then
     return
   end
-  more = more or #ended == 2 * LAPSED
-  plain = false
-  local fronts = {}
+  local names, ids, fronts, notes = {}, {}, {}, {}
   for i = 1, #ended, 2 do
-    call('ZREM', leases, ended[i])
-    lapse(ended[i], tonumber(ended[i + 1]), fronts)
+    insert(names, ended[i])
+    insert(ids, id_of(ended[i]))
   end
+  local records = plain and {} or call('HMGET', meta, unpack(ids))
+  variadic('ZREM', leases, names, 1, #names)
+  for i, id in ipairs(ids) do
+    lapse(id, records[i] and unpacked(records[i]) or {}, tonumber(ended[2 * i]), fronts, notes)
+  end
+  write(notes)
   to_the_front(fronts)
+  leases_left = #names == LAPSED
+  more = more or leases_left
 end
 
 local function drop_expired()

@@ -39,7 +39,10 @@ impl Bench {
     }
 
     pub fn start_with(arguments: &[&str]) -> Rc<Self> {
-        let redis = RedisServer::start_with(arguments);
+        Self::before(RedisServer::start_with(arguments))
+    }
+
+    pub fn before(redis: RedisServer) -> Rc<Self> {
         let scripts = Scripts::with_test_clock(CLOCK);
         let mut client = Client::connect_unix(&redis.socket()).unwrap();
         for script in scripts.all() {
@@ -73,7 +76,8 @@ impl Bench {
         self.set_clock(self.now_us.get() + ms * 1000);
     }
 
-    fn set_clock(&self, us: u64) {
+    /// Microseconds.
+    pub fn set_clock(&self, us: u64) {
         self.now_us.set(us);
         let (s, us) = ((us / 1_000_000).to_string(), (us % 1_000_000).to_string());
         self.connect().call(&["HSET", CLOCK, "s", &s, "us", &us]);
@@ -361,7 +365,7 @@ impl Lane {
 
     /// What becomes of one key.
     pub fn lend(&mut self, wanted: KeyWanted) -> KeyAt {
-        let call = loans::lend(&self.bench.scripts, &self.partition, &self.settings, true, &[wanted]);
+        let call = loans::lend(&self.bench.scripts, &self.partition, &self.settings, &[wanted]);
         loans::lent(self.exchange(&call)).unwrap().1.remove(0)
     }
 

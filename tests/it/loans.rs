@@ -170,6 +170,7 @@ fn wanted(by: Option<u16>, returned: Option<Loan>) -> KeyWanted {
         by,
         returned,
         past: 0,
+        for_push: true,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The scripts, one promise at a time, against a real Redis: what happens at the edges that the model's random walk seldom
 //! or never meets: waking, refusal, bounds, repeats.
 
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use millrace::script::wake::Wake;
 use millrace::script::{CallError, Changed, Outcome, Settings};
 
 use crate::lane::{Bench, Lane, by_id, by_receipt};
-use crate::support::{Client, Reply};
+use crate::support::{Client, RedisServer, Reply};
 
 fn orders(worker: &str) -> Lane {
     Lane::new(&Bench::start(), "orders", worker)
@@ -175,6 +176,11 @@ fn more_than_one_call_brings_back_is_brought_back_by_several() {
     let reply = lane.batch(&[]);
     assert!(reply.standing.more && (1..1500).contains(&reply.standing.ready));
     assert_eq!(lane.stats().ready(), 1500);
+    let shown = lane.peek(State::Ready, 1500, 0);
+    assert!(
+        shown.is_sorted_by_key(|job| job.id.as_bytes().to_vec()),
+        "in push order"
+    );
     let options = JobOptions {
         start: Start::After(10),
         ttl: Some(20),
@@ -420,4 +426,59 @@ fn a_purge_takes_the_job_of_a_group_that_its_own_upkeep_made_ready() {
     lane.bench.advance(10);
     assert_eq!(lane.purge(Some(State::Ready)), 1);
     assert_eq!((lane.job(id), lane.stats().ready()), (None, 0));
+}
+
+#[test]
+fn a_reply_says_whether_there_are_jobs_that_cost_more() {
+    let mut lane = orders("w1");
+    lane.push("plain");
+    assert!(!lane.batch(&[]).standing.dear);
+    let of_group = JobOptions {
+        group: Some("g".into()),
+        ..JobOptions::default()
+    };
+    lane.push_with("of a group", of_group);
+    assert!(lane.batch(&[]).standing.dear);
+    for job in lane.pop(2) {
+        assert_eq!(lane.ack(by_receipt(&job)), 1);
+    }
+    assert!(!lane.batch(&[]).standing.dear);
+}
+
+/// In Danish aa stands behind z, and Redis compares words as its locale does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_group_keeps_its_order_whatever_the_servers_locale() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("localedef")
+        .args(["-i", "da_DK", "-f", "UTF-8", "./da_DK.UTF-8"])
+        .current_dir(dir.path())
+        .status();
+    assert!(made.unwrap().success());
+    let path = dir.path().to_str().unwrap().to_owned();
+    let bench = Bench::before(RedisServer::start_in(vec![
+        ("LOCPATH", path),
+        ("LC_ALL", "da_DK.UTF-8".into()),
+    ]));
+    let mut client = bench.connect();
+    assert_eq!(
+        client.call(&["EVAL", "return tostring('0aa' < '0b0')", "0"]).text(),
+        "false"
+    );
+
+    let mut lane = Lane::new(&bench, "orders", "w1");
+    let grouped = JobOptions {
+        group: Some("g".into()),
+        ..JobOptions::default()
+    };
+    // Ids whose stamps end like that.
+    let round = 1_700_000_000_000_000 / 36u64.pow(3) * 36u64.pow(3);
+    for (stamp, ending) in [(10 * 36 + 10, "0aa"), (11 * 36, "0b0")] {
+        bench.set_clock(round + stamp);
+        let id = lane.push_with("x", grouped.clone());
+        assert_eq!(&id.as_bytes()[7..10], ending.as_bytes());
+    }
+    let first = lane.pop(1).remove(0);
+    assert_eq!(lane.nack(by_receipt(&first), Some(1000)), 1);
+    assert_eq!(lane.pop(1), [], "it backs off, and the other waits for it");
 }

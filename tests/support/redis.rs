@@ -18,6 +18,7 @@ pub struct RedisServer {
     host: String,
     port: u16,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl RedisServer {
@@ -40,19 +41,34 @@ impl RedisServer {
         Self::start_on(LOOPBACK, port, arguments.flatten().collect())
     }
 
+    /// With further variables in its environment.
+    pub fn start_in(environment: Vec<(&'static str, String)>) -> RedisServer {
+        Self::launched(LOOPBACK, free_port(), Vec::new(), environment)
+    }
+
     /// At an address of the loopback's, which may be `::1`.
     pub fn start_on(host: &str, port: u16, arguments: Vec<String>) -> RedisServer {
+        Self::launched(host, port, arguments, Vec::new())
+    }
+
+    fn launched(
+        host: &str,
+        port: u16,
+        arguments: Vec<String>,
+        environment: Vec<(&'static str, String)>,
+    ) -> RedisServer {
         let dir = tempfile::Builder::new()
             .prefix("redis-")
             .tempdir()
             .expect("a temporary directory");
-        let process = launch(dir.path(), host, port, &arguments);
+        let process = launch(dir.path(), host, port, &arguments, &environment);
         let mut server = RedisServer {
             process,
             dir,
             host: host.to_owned(),
             port,
             arguments,
+            environment,
         };
         server.wait_until_ready();
         server
@@ -109,7 +125,8 @@ impl RedisServer {
     /// Starts it again after `kill`, with the addresses and the directory it had.
     pub fn restart(&mut self) {
         self.kill();
-        self.process = launch(self.dir.path(), &self.host, self.port, &self.arguments);
+        let (dir, host) = (self.dir.path(), &self.host);
+        self.process = launch(dir, host, self.port, &self.arguments, &self.environment);
         self.wait_until_ready();
     }
 
@@ -145,7 +162,7 @@ impl RedisServer {
     }
 }
 
-fn launch(dir: &Path, host: &str, port: u16, arguments: &[String]) -> Process {
+fn launch(dir: &Path, host: &str, port: u16, arguments: &[String], environment: &[(&'static str, String)]) -> Process {
     let mut command = Command::new("redis-server");
     command
         .current_dir(dir)
@@ -160,6 +177,7 @@ fn launch(dir: &Path, host: &str, port: u16, arguments: &[String]) -> Process {
             "--enable-debug-command",
             "yes",
         ])
-        .args(arguments);
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (*name, value)));
     Process::spawn("redis-server", &mut command, &dir.join("redis.log"))
 }

@@ -10,6 +10,7 @@ use crate::queue::flight::{Askers, Call, Flight, Outgoing};
 use crate::queue::lane::{Lane, LaneKey, QueueKey};
 use crate::script::Scripts;
 use crate::script::batch::{self, Batch};
+use crate::script::loans;
 
 impl Queues {
     /// It may have something to send.
@@ -166,6 +167,7 @@ fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f6
             };
             batch::encode(scripts, partition, settings, &batch)
         }
+        Call::Lend(wanted) => loans::lend(scripts, partition, settings, wanted),
         Call::Single(single) => single.encode(scripts, partition, settings, sequence),
     }
 }

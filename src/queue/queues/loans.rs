@@ -44,7 +44,7 @@ type GroupOfClient = (QueueKey, ClientKey, Bytes);
 
 struct Borrower {
     queue: QueueKey,
-    /// Where the job is, if it is somewhere.
+    /// Where the job is, if it was pushed before.
     partition: Option<u16>,
     /// A push, a tick that pushes, or a call by which a job retakes its key.
     entry: Entry,
@@ -205,90 +205,83 @@ impl Queues {
     }
 
     fn ask_home(&mut self, key: BorrowerKey, returned: Option<Loan>, past: u64) {
-        let Some((home, by)) = self.places_of(key) else {
+        let Some((borrower, home, by)) = self.places_of(key) else {
             return self.push_borrower_anew(key);
         };
-        let borrower = &self.borrowers.all[key as usize];
-        let for_push = borrower.is_push();
-        let wanted = vec![KeyWanted {
+        let wanted = Work::Key(KeyWanted {
             key: borrower.key(),
             by,
             returned,
             past,
-        }];
-        if !self.ask_of_key(key, home, KeyCall::Lend { for_push, wanted }) {
-            self.push_borrower_anew(key);
-        }
+            for_push: borrower.is_push(),
+        });
+        self.ask_of_key(key, home, wanted);
     }
 
     fn ask_back(&mut self, key: BorrowerKey, loan: Loan) {
-        let Some((home, _)) = self.places_of(key) else {
+        let Some((borrower, home, _)) = self.places_of(key) else {
             return self.push_borrower_anew(key);
         };
-        let borrower = &self.borrowers.all[key as usize];
-        let recall = KeyCall::Recall {
+        let recall = Work::Single(Single::Keys(KeyCall::Recall {
             home,
             for_push: borrower.is_push(),
             loans: vec![(borrower.key(), loan.number)],
+        }));
+        self.ask_of_key(key, loan.partition, recall);
+    }
+
+    fn ask_of_key(&mut self, key: BorrowerKey, partition: u16, work: Work) {
+        let Borrower { queue, entry, .. } = &self.borrowers.all[key as usize];
+        let entry = Entry {
+            work,
+            to: To::Borrower(key, entry.to.client()),
+            since: entry.since,
+            pipelined: entry.pipelined,
         };
-        if !self.ask_of_key(key, loan.partition, recall) {
-            // A partition that is not, so that nothing there can hold a key.
-            self.ask_home(key, Some(loan), 0);
+        match self.lane_of(*queue, partition) {
+            Some(lane) => self.enter(lane, entry),
+            None => {
+                let name = &self.queues[*queue as usize].name;
+                let line = format!(
+                    "ERR a unique key is in partition {partition} of queue '{name}', which has no such partition"
+                );
+                self.refuse_borrower(key, &line.into(), entry.since);
+            }
         }
     }
 
-    /// False: the queue has no such partition.
-    fn ask_of_key(&mut self, key: BorrowerKey, partition: u16, call: KeyCall) -> bool {
-        let borrower = &self.borrowers.all[key as usize];
-        let Some(lane) = self.lane_of(borrower.queue, partition) else {
-            return false;
-        };
-        let to = To::Borrower(key, borrower.entry.to.client());
-        let entry = Entry::again(Work::Single(Single::Keys(call)), to, borrower.entry.since);
-        self.enter(lane, entry);
-        true
-    }
-
     /// The key's home, and the partition that is to have it, if that is another one. `None`: the queue has one partition by now.
-    fn places_of(&self, key: BorrowerKey) -> Option<(u16, Option<u16>)> {
-        let borrower = &self.borrowers.all[key as usize];
+    fn places_of(&self, key: BorrowerKey) -> Option<(&Borrower, u16, Option<u16>)> {
+        let borrower = self.borrowers.all.get(key as usize)?;
         let spread = self.queues[borrower.queue as usize].settings.spread.as_ref()?;
         let home = spread.home_of(&borrower.key());
         let options = borrower.options();
         let wants = borrower.partition.or_else(|| spread.partition_of(options?));
-        Some((home, wants.filter(|wants| *wants != home)))
+        Some((borrower, home, wants.filter(|wants| *wants != home)))
     }
 
     /// What came of a call about keys.
     pub(super) fn keys_told(&mut self, lane: LaneKey, news: KeyNews, (to, since): (To, Instant), now: Instant) {
         let (queue, partition) = (self.lanes[lane as usize].of, self.lanes[lane as usize].origin.partition);
         match (news, to) {
-            (KeyNews::Lent(answers), To::Borrower(key, _)) => {
-                for at in answers {
-                    self.found_key(lane, key, at, now);
-                }
-            }
             (KeyNews::Recalled(_, answers), To::Borrower(key, _)) => {
                 for (_, number, holder) in answers {
                     match holder {
-                        Some(job) => self.found_key(lane, key, KeyAt::Held(job), now),
+                        Some(job) => self.found_key(lane, to, KeyAt::Held(job), now),
                         None => self.ask_home(key, Some(Loan { partition, number }), 0),
                     }
                 }
             }
-            (KeyNews::Lent(_), _) => {}
             (KeyNews::Recalled(home, answers), _) => {
-                let given_back = answers.into_iter().filter(|(_, _, holder)| holder.is_none());
-                let come_home = given_back.map(|(key, number, _)| KeyWanted {
-                    key,
-                    by: None,
-                    returned: Some(Loan { partition, number }),
-                    past: 0,
-                });
-                let wanted: Vec<_> = come_home.collect();
-                if !wanted.is_empty() {
-                    let for_push = false;
-                    self.keys_for_nobody(queue, home, KeyCall::Lend { for_push, wanted }, now);
+                for (key, number, _) in answers.into_iter().filter(|(_, _, holder)| holder.is_none()) {
+                    let comes_home = KeyWanted {
+                        key,
+                        by: None,
+                        returned: Some(Loan { partition, number }),
+                        past: 0,
+                        for_push: false,
+                    };
+                    self.look_into(queue, home, Work::Key(comes_home), now);
                 }
             }
             (KeyNews::Retaken(call, Some(why)), _) => {
@@ -306,17 +299,17 @@ impl Queues {
                         for_push: false,
                         loans,
                     };
-                    self.keys_for_nobody(queue, other, recall, now);
+                    self.look_into(queue, other, Work::Single(Single::Keys(recall)), now);
                 }
             }
         }
     }
 
-    fn found_key(&mut self, lane: LaneKey, key: BorrowerKey, at: KeyAt, now: Instant) {
-        if !self.borrowers.all.contains(key as usize) {
-            return;
-        }
-        match (at, self.places_of(key)) {
+    /// What is to be had of a key, by the word of that lane.
+    pub(super) fn found_key(&mut self, lane: LaneKey, to: To, at: KeyAt, now: Instant) {
+        let To::Borrower(key, _) = to else { return };
+        let places = self.places_of(key).map(|(_, home, by)| (home, by));
+        match (at, places) {
             (KeyAt::Held(job), _) => self.was_held(lane, key, job, now),
             (KeyAt::Lent(loan), Some((_, Some(by)))) if loan.partition == by => {
                 self.push_borrower(key, by, Some(loan.number));
@@ -351,14 +344,15 @@ impl Queues {
 
     /// The key is in this partition, where the job is or goes to.
     fn push_borrower(&mut self, key: BorrowerKey, partition: u16, loan: Option<u64>) {
-        let Some(mut borrower) = self.borrowers.remove(key) else {
-            return;
+        let queue = self.borrowers.all.get(key as usize).map(|borrower| borrower.queue);
+        let Some(lane) = queue.and_then(|queue| self.lane_of(queue, partition)) else {
+            return self.push_borrower_anew(key);
         };
-        borrower.lend(loan);
-        if let Some(lane) = self.lane_of(borrower.queue, partition) {
+        if let Some(mut borrower) = self.borrowers.remove(key) {
+            borrower.lend(loan);
             self.enter(lane, borrower.entry);
+            self.follow(borrower.queue, borrower.behind);
         }
-        self.follow(borrower.queue, borrower.behind);
     }
 
     /// The queue's partitions are others than they were.
@@ -409,9 +403,9 @@ impl Queues {
         self.list(lane);
     }
 
-    fn keys_for_nobody(&mut self, queue: QueueKey, partition: u16, call: KeyCall, now: Instant) {
+    fn look_into(&mut self, queue: QueueKey, partition: u16, work: Work, now: Instant) {
         if let Some(lane) = self.lane_of(queue, partition) {
-            self.enter(lane, Entry::again(Work::Single(Single::Keys(call)), To::Nobody, now));
+            self.enter(lane, Entry::again(work, To::Nobody, now));
         }
     }
 }

@@ -76,6 +76,7 @@ impl Queues {
             match entry.work {
                 Work::Operation(Operation::Push(_)) => self.push_anew(of, entry),
                 Work::Operation(_) => self.reply_to(entry.to, Reply::Integer(0)),
+                Work::Key(_) => self.reply_to(entry.to, Reply::Nothing),
                 Work::Single(single) => self.reply_to(entry.to, single.of_nothing(&settings)),
                 Work::Pop => self.ask_anew(key, entry.to, now),
             }

@@ -15,6 +15,7 @@ use crate::queue::reply::{Popped, Reply};
 use crate::queue::single::Single;
 use crate::queue::waiting::Patience;
 use crate::script::batch::{self, BatchReply, Shortage};
+use crate::script::loans;
 use crate::script::{CallError, Changed, Job, Outcome, last_applied};
 
 impl Queues {
@@ -92,6 +93,16 @@ impl Queues {
                     Err(error) => Some((Call::Batch { operations, parked }, to, error)),
                 }
             }
+            Call::Lend(keys) => match loans::lent(reply) {
+                Ok((standing, places)) => {
+                    self.stand(key, standing, now);
+                    for ((to, _), at) in to.into_iter().zip(places) {
+                        self.found_key(key, to, at, now);
+                    }
+                    None
+                }
+                Err(error) => Some((Call::Lend(keys), to, error)),
+            },
             Call::Single(single) => {
                 let asker = to.first().copied().unwrap_or((To::Nobody, now));
                 let settled = self.settle_single(key, &single, asker, reply, now);

@@ -1,5 +1,5 @@
-//! Calls about unique keys that are lent to other partitions than their own, and what comes of them: see
-//! [`crate::queue::queues`]'s `loans`.
+//! Calls about unique keys that are lent to other partitions than their own, but for those that want them, which are gathered: see
+//! `queue/queues/loans.rs`.
 
 use bytes::Bytes;
 
@@ -7,14 +7,12 @@ use super::Step;
 use crate::queue::id::LocalId;
 use crate::queue::operation::Loan;
 use crate::queue::settings::Settings;
-use crate::script::loans::{self, KeyAt, KeyWanted, NotHere};
+use crate::script::loans::{self, NotHere};
 use crate::script::{CallError, Partition, Scripts, Standing};
 
 #[derive(Clone, Debug)]
 pub enum KeyCall {
-    /// Of the keys' own partition. `for_push`: one wants them.
-    Lend { for_push: bool, wanted: Vec<KeyWanted> },
-    /// Of the one that they were lent to: keys and the numbers of their loans. `home`: their own.
+    /// Of the partition that they were lent to: keys and the numbers of their loans. `home`: their own. `for_push`: one wants them.
     Recall {
         home: u16,
         for_push: bool,
@@ -31,8 +29,6 @@ pub enum KeyCall {
 }
 
 pub enum KeyNews {
-    /// One for each key that was wanted.
-    Lent(Vec<KeyAt>),
     /// The keys, each with the job that holds it, if one does; and their home.
     Recalled(u16, Vec<(Bytes, u64, Option<LocalId>)>),
     /// The call, and why it has to be made again.
@@ -43,7 +39,6 @@ pub enum KeyNews {
 impl KeyCall {
     pub fn encode(&self, scripts: &Scripts, partition: &Partition, settings: &Settings) -> Bytes {
         match self {
-            Self::Lend { for_push, wanted } => loans::lend(scripts, partition, settings, *for_push, wanted),
             Self::Recall { for_push, loans, .. } => loans::recall(scripts, partition, settings, *for_push, loans),
             Self::Retake { job, key, loan } => loans::retake(scripts, partition, settings, *job, key, *loan),
             Self::Overdue => loans::overdue(scripts, partition, settings),
@@ -52,10 +47,6 @@ impl KeyCall {
 
     pub fn read(self, reply: Bytes) -> Result<(Standing, Step), CallError> {
         let (standing, news) = match self {
-            Self::Lend { .. } => {
-                let (standing, lent) = loans::lent(reply)?;
-                (standing, KeyNews::Lent(lent))
-            }
             Self::Recall { home, loans, .. } => {
                 let (standing, holders) = loans::recalled(reply)?;
                 let loans = loans.into_iter().zip(holders);
