@@ -1,5 +1,5 @@
 //! The three calls of a job apart: a fixed number of pushes, then of pops, then of acknowledgements, by the same
-//! clients, with the CPU time of each phase. The queue may hold any number of other jobs meanwhile.
+//! clients, with the CPU time of each phase, at two queues by turns. Each may hold any number of other jobs meanwhile.
 
 use std::time::Duration;
 
@@ -25,27 +25,38 @@ enum Phase {
     Ack,
 }
 
-/// CPU microseconds of process `pid` for one push, one pop and one ack.
-pub fn cost_of_each(address: &str, queue: &str, pid: u32) -> Result<[f64; 3]> {
+/// The address of a proxy, and the process behind it whose CPU time is wanted.
+pub type Place<'a> = (&'a str, u32);
+
+/// CPU microseconds of each of the processes for one push, one pop and one ack.
+pub fn cost_of_each(places: [Place; 2], queue: &str) -> Result<[[f64; 2]; 3]> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            let client = FlowClient::connect(Dialect::Queue, address, queue).await?;
-            clients.push(PhaseClient {
-                client,
-                claims: Vec::new(),
-            });
+        let mut crews = Vec::new();
+        for (address, _) in places {
+            crews.push(crew(address, queue).await?);
         }
-        let mut costs = [0.0; 3];
-        for (phase, cost) in [Phase::Push, Phase::Pop, Phase::Ack].into_iter().zip(&mut costs) {
-            let meter = Meter::start(&[pid])?;
-            clients = all_do(phase, clients).await?;
-            let spent: Duration = meter.stop()?.iter().sum();
-            *cost = spent.as_secs_f64() * 1e6 / (CLIENTS * JOBS_A_CLIENT) as f64;
+        let mut costs = [[0.0; 2]; 3];
+        for (phase, costs) in [Phase::Push, Phase::Pop, Phase::Ack].into_iter().zip(&mut costs) {
+            for ((crew, (_, pid)), cost) in crews.iter_mut().zip(places).zip(costs) {
+                let meter = Meter::start(&[pid])?;
+                *crew = all_do(phase, std::mem::take(crew)).await?;
+                let spent: Duration = meter.stop()?.iter().sum();
+                *cost = spent.as_secs_f64() * 1e6 / (CLIENTS * JOBS_A_CLIENT) as f64;
+            }
         }
         Ok(costs)
     })
+}
+
+async fn crew(address: &str, queue: &str) -> Result<Vec<PhaseClient>> {
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let client = FlowClient::connect(Dialect::Queue, address, queue).await?;
+        let claims = Vec::new();
+        clients.push(PhaseClient { client, claims });
+    }
+    Ok(clients)
 }
 
 async fn all_do(phase: Phase, clients: Vec<PhaseClient>) -> Result<Vec<PhaseClient>> {

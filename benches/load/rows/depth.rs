@@ -37,9 +37,9 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     deep_redis.client().run("CONFIG SET slowlog-max-len 100000");
     let mut costs: [(Vec<f64>, Vec<f64>); 3] = Default::default();
     for _ in 0..settings.rounds {
-        let deep = cost_of_each(&deep_proxy.address(), "depth", deep_redis.pid())?;
-        let empty = cost_of_each(&empty_proxy.address(), "depth", empty_redis.pid())?;
-        for (figures, (deep, empty)) in costs.iter_mut().zip(deep.into_iter().zip(empty)) {
+        let (deep, empty) = (deep_proxy.address(), empty_proxy.address());
+        let places = [(deep.as_str(), deep_redis.pid()), (empty.as_str(), empty_redis.pid())];
+        for (figures, [deep, empty]) in costs.iter_mut().zip(cost_of_each(places, "depth")?) {
             figures.0.push(deep);
             figures.1.push(empty);
         }
