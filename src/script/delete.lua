@@ -28,11 +28,5 @@ for i = 4, #ARGV do
   end
 end
 
-settle()
 call('SET', lane, sequence .. '\n' .. removed, 'PX', KEPT)
-local t, due, ready, left = standing()
-if ready > 0 then -- a group may go on
-  --@include wake
-  wake_one()
-end
-return {t, due, ready, left, removed}
+return finish(removed)

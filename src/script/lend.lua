@@ -35,10 +35,4 @@ for i = 4, #ARGV, 5 do
   end
 end
 
-settle()
-local t, due, ready, left = standing()
-if ready > 0 then
-  --@include wake
-  wake_one()
-end
-return {t, due, ready, left, answers}
+return finish(answers)

@@ -75,11 +75,5 @@ purge_sorted('leased', leases)
 purge_sorted('dead', dead)
 rest = rest or more
 
-settle()
 call('SET', lane, sequence .. '\n' .. removed .. ' ' .. (rest and 1 or 0), 'PX', KEPT)
-local t, due, ready, left = standing()
-if ready > 0 then -- a group may go on
-  --@include wake
-  wake_one()
-end
-return {t, due, ready, left, removed, rest and 1 or 0}
+return finish(removed, rest and 1 or 0)

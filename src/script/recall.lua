@@ -20,10 +20,4 @@ for i = 5, #ARGV, 2 do
 end
 call('HSET', stats, 'returned', ('%.0f'):format(returned))
 
-settle()
-local t, due, ready, left = standing()
-if ready > 0 then
-  --@include wake
-  wake_one()
-end
-return {t, due, ready, left, answers}
+return finish(answers)

@@ -20,10 +20,4 @@ if record.u == key and not has_ended(id) and not holder(key) then
   end
 end
 
-settle()
-local t, due, ready, left = standing()
-if ready > 0 then
-  --@include wake
-  wake_one()
-end
-return {t, due, ready, left, why}
+return finish(why)

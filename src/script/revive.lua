@@ -51,11 +51,5 @@ for _, id in ipairs(ids) do
   end
 end
 
-settle()
 call('SET', lane, sequence .. '\n' .. revived .. (keyless[1] and pack(keyless) or ''), 'PX', KEPT)
-local t, due, ready, left = standing()
-if ready > 0 then
-  --@include wake
-  wake_one()
-end
-return {t, due, ready, left, revived, keyless}
+return finish(revived, keyless)

@@ -296,3 +296,15 @@ local function bring_back()
     sift_entries()
   end
 end
+
+-- The end of a call that may have made jobs ready: counters are written, and one of those who wait is called. Returns what every
+-- reply begins with, and `...`.
+local function finish(...)
+  settle()
+  local t, due, ready, left = standing()
+  if ready > 0 then
+    --@include wake
+    wake_one()
+  end
+  return {t, due, ready, left, ...}
+end
