@@ -366,6 +366,7 @@ mod tests {
         let batch = Gathering::new(&mut waiting, &pops, Conditions::default()).finish(&pops);
         assert_eq!((batch.operations.len(), waiting.len()), (2, 1));
     }
+
     #[test]
     fn a_call_of_dear_jobs_holds_fewer() {
         let mut pops = Pops::default();

@@ -65,7 +65,7 @@ impl Record {
                 b"g" => record.group = Some(text(&value).ok_or(BAD)?),
                 b"w" => record.ready_again = Some(number.ok_or(BAD)?),
                 b"h" => record.meta = pairs(&value).ok_or(BAD)?,
-                _ => {} // a later version's
+                _ => {} // v, which the scripts alone go by; or a later version's
             }
         }
         Ok(record)

@@ -11,8 +11,8 @@
 //!           └ a job holds it: that is the answer
 //! ```
 //! A push whose loan was given back before it came asks home again. In the same way a job that QREDRIVE made ready gets its key again.
-//! Keys that nobody holds any more come home when a look is due:
-//! the first one after a second, then when the key has been away for twice as long ([`Queues::look_after_loans`]).
+//! Keys that nobody holds any more come home when a look is due: the first one after a second, then when the key has been away for
+//! twice as long ([`Queues::look_after_loans`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Queues;
 use crate::queue::lane::{Entry, LaneKey, QueueKey, To, Work};
-use crate::queue::operation::Operation;
+use crate::queue::operation::{Operation, Push};
 use crate::queue::reply::Reply;
 use crate::script::Settings;
 
@@ -40,17 +40,16 @@ impl Queues {
     /// that none goes before it.
     pub(super) fn move_pushes(&mut self, lanes: &[LaneKey], settings: &Settings) {
         let Some(spread) = &settings.spread else { return };
+        // Where it belongs, and whether it has to borrow its key first.
         let belongs = |entry: &Entry| match &entry.work {
-            Work::Operation(Operation::Push(push)) => spread.partition_of(&push.options),
+            Work::Operation(Operation::Push(Push { options, .. })) => {
+                let borrows = spread.lender(options).is_some();
+                spread.partition_of(options).map(|partition| (partition, borrows))
+            }
             _ => None,
         };
-        let has_to_borrow = |entry: &Entry| match &entry.work {
-            Work::Operation(Operation::Push(push)) => spread.lender(&push.options).is_some(),
-            _ => false,
-        };
         for (number, &lane) in (0..).zip(lanes) {
-            let has_to_go =
-                |entry: &Entry| belongs(entry).is_some_and(|partition| partition != number) || has_to_borrow(entry);
+            let has_to_go = |entry| belongs(entry).is_some_and(|place| place != (number, false));
             if !self.lanes[lane as usize].waiting.iter().any(has_to_go) {
                 continue;
             }

@@ -106,8 +106,7 @@ impl Queues {
         }
     }
 
-    /// What is to be stored of a change of the settings follows from those that hold. `Err`: why it
-    /// cannot be.
+    /// What is to be stored of a change of the settings follows from those that hold. `Err`: why it cannot be.
     fn revised(&self, queue: QueueKey, single: Single) -> Result<Single, String> {
         let Single::Configure { asked, stored: Some(_) } = single else {
             return Ok(single);
