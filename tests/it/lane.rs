@@ -14,7 +14,7 @@ use millrace::queue::spread;
 use millrace::resp::frame::{Frame, FrameScanner};
 use millrace::script::check::{self, Found, Place};
 use millrace::script::cron::{self, Asked, Told};
-use millrace::script::loans::{self, KeyAt, KeyWanted};
+use millrace::script::loans::{self, KeyAt, KeyWanted, NotHere};
 use millrace::script::look::{self, Ending, Explanation, JobView, Stats};
 use millrace::script::mend::{self, REVIVED, Revive};
 use millrace::script::remove;
@@ -374,6 +374,23 @@ impl Lane {
         let loans = [("k".into(), loan)];
         let call = loans::recall(&self.bench.scripts, &self.partition, &self.settings, true, &loans);
         loans::recalled(self.exchange(&call)).unwrap().1.remove(0)
+    }
+
+    /// Makes the first dead job ready: those whose keys are elsewhere, with their keys.
+    pub fn revive_one(&mut self) -> Vec<(LocalId, Bytes)> {
+        self.sequence += 1;
+        let (partition, settings, first) = (&self.partition, &self.settings, Revive::Dead(1));
+        let call = mend::revive(&self.bench.scripts, partition, settings, self.sequence, &first);
+        let revived = [self.exchange(&call), self.exchange(&call)].map(|reply| mend::revived(reply).unwrap().1);
+        assert_eq!(revived[0], revived[1], "a repeat");
+        assert_eq!(revived[0].count, 1);
+        revived[0].keyless.clone()
+    }
+
+    /// Why the job cannot have the key `k` again yet.
+    pub fn retake(&mut self, job: LocalId) -> Option<NotHere> {
+        let call = loans::retake(&self.bench.scripts, &self.partition, &self.settings, job, b"k", None);
+        loans::retaken(self.exchange(&call)).unwrap().1
     }
 
     pub fn overdue(&mut self) -> Vec<(Bytes, Loan)> {

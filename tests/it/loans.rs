@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use millrace::queue::operation::{JobOptions, Loan, Operation, Push, Unique};
+use millrace::queue::operation::{JobOptions, Loan, Nack, Operation, Push, Unique};
 use millrace::script::loans::{KeyAt, KeyWanted, NotHere};
 use millrace::script::{Outcome, Settings};
 
@@ -241,4 +241,27 @@ fn a_look_is_due_when_a_key_has_been_away_for_twice_as_long() {
         }
     }
     assert_eq!(looks, [1, 2, 4, 8, 16]);
+}
+
+#[test]
+fn a_job_that_is_ready_again_gets_its_key_when_that_has_come_home() {
+    let (_bench, mut home, mut other) = lanes();
+    let Outcome::Pushed(ids) = home.one(unique(None)) else {
+        panic!("it has the key");
+    };
+    let job = home.pop(1).remove(0);
+    let died = home.one(Operation::Nack(Nack {
+        claims: vec![by_receipt(&job)],
+        delay: None,
+        error: None,
+        dead: true,
+    }));
+    assert_eq!(died, Outcome::Nacked(1));
+    let loan = borrowed(&mut home, None);
+    assert_eq!(home.revive_one(), [(ids[0], "k".into())]);
+    assert_eq!(home.retake(ids[0]), Some(NotHere::Lent(loan)));
+    assert_eq!(other.recall(loan.number), None);
+    assert_eq!(home.lend(wanted(None, Some(loan))), KeyAt::Home);
+    assert_eq!(home.retake(ids[0]), None);
+    assert_eq!(home.one(unique(None)), Outcome::Duplicate(ids[0]));
 }

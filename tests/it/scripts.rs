@@ -199,6 +199,31 @@ fn more_than_one_call_brings_back_is_brought_back_by_several() {
 }
 
 #[test]
+fn nothing_is_popped_until_all_leases_that_ended_are_back() {
+    let mut lane = orders("w1");
+    let payloads: Vec<String> = (0..500).map(|i| i.to_string()).collect();
+    lane.batch(&[push_of(&payloads.iter().map(String::as_str).collect::<Vec<_>>())]);
+    lane.pop(500);
+    lane.bench.advance(30_000);
+    let mut popped = Vec::new();
+    while popped.is_empty() {
+        let ask = Operation::Pop(Pop {
+            count: 3,
+            lease: None,
+            noack: false,
+            waits: false,
+        });
+        let reply = lane.batch(&[ask]);
+        let Outcome::Popped(jobs) = &reply.outcomes[0] else {
+            panic!()
+        };
+        assert_eq!(jobs.is_empty(), reply.standing.more);
+        popped.extend(jobs.iter().map(|job| job.payload.clone()));
+    }
+    assert_eq!(popped, ["0", "1", "2"]);
+}
+
+#[test]
 fn deleted_jobs_leave_nothing_behind_once_the_queue_is_drained() {
     let mut lane = orders("w1");
     let Outcome::Pushed(ids) = lane.one(push_of(&["a", "b", "c", "d"])) else {
