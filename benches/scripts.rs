@@ -131,6 +131,7 @@ impl Lane {
             sequence: self.sequence,
             jitter: 0.5,
             parked: false,
+            plain: true,
             operations,
         };
         let call = batch::encode(&self.scripts, &self.partition, &self.settings, &batch);

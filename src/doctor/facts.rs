@@ -40,7 +40,7 @@ pub const SETTINGS: [&str; 15] = [
 
 /// Every command that the scripts and the pipes use, with words that make it a whole one. `K` is a key of a queue, `C` a
 /// wake channel.
-pub const NEEDED: [&str; 49] = [
+pub const NEEDED: [&str; 50] = [
     "EVALSHA 0 1 K",
     "SCRIPT LOAD 0",
     "SUBSCRIBE C",
@@ -79,6 +79,7 @@ pub const NEEDED: [&str; 49] = [
     "HSETNX K 0 0",
     "HGETALL K",
     "GET K",
+    "GETRANGE K 0 0",
     "LREM K 0 0",
     "RPOP K",
     "LSET K 0 0",

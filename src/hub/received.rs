@@ -202,14 +202,14 @@ impl Hub {
         });
     }
 
-    /// Redis has forgotten the scripts (SCRIPT FLUSH, another Redis): nothing was executed.
+    /// Redis does not have the script, or has forgotten it (SCRIPT FLUSH, another Redis): nothing was executed.
     fn load_and_repeat(&mut self, index: usize, lane: LaneKey, slot: u16) {
         let Some(call) = self.queues.call_in_flight(lane) else {
             return;
         };
         let shared = self.shared.clone();
         self.pipes[index].hurry();
-        for script in shared.scripts.all() {
+        if let Some(script) = shared.scripts.called_by(&call.bytes) {
             let load = OwnedRequest::from_words(&["SCRIPT", "LOAD", &script.source]);
             let load = load.as_request().raw();
             self.send_on(index, Target::Nobody, slot, load);

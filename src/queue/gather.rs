@@ -9,7 +9,7 @@
 //! 3. Parked pops come before the others: they have waited longest. Where there are any, the others get half of the room.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lane::{Entry, To, Work};
 use super::operation::Operation;
@@ -18,7 +18,7 @@ use crate::asker::ClientKey;
 
 /// Jobs that one call settles and pushes for its requests, at most; a pushed one counts twice, as it costs about twice as
 /// much. With [`BATCH_POPS`] that keeps a call below 2 ms beside a million jobs (benches/scripts.md). A third of both where
-/// jobs are dear. A single request may have more: a `QMPUSH` is all or nothing.
+/// jobs are dear, and a multiple where they are plain ([`Scale`]). A single request may have more: a `QMPUSH` is all or nothing.
 pub const BATCH_JOBS: usize = 200;
 /// Jobs that one call pops, at most: the dearest part of a job's life.
 const BATCH_POPS: u32 = 75;
@@ -29,11 +29,60 @@ const DEAR: u32 = 3;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
 
+/// A call of plain jobs may take Redis about so long.
+const PLAIN_TAKES: Duration = Duration::from_micros(800);
+/// And hold so many times as much as others, at most.
+const LARGEST: f64 = 4.0;
+
+/// How many times as much as others a call of plain jobs may hold, by how long the last of them took: 1 to [`LARGEST`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale(f64);
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
+impl Scale {
+    /// These took so long; `None`: they were not plain. It is slow to grow and quick to shrink, and a small call, which costs
+    /// little but what every call costs, teaches nothing.
+    pub fn learn(&mut self, operations: &[Operation], spent: Option<Duration>) {
+        let Some(spent) = spent else {
+            *self = Self::default();
+            return;
+        };
+        let (mut jobs, mut pops) = (0, 0);
+        for operation in operations {
+            match operation {
+                Operation::Pop(pop) => pops += pop.count,
+                _ => jobs += weight(operation).0,
+            }
+        }
+        let size = (jobs as f64 / BATCH_JOBS as f64).max(f64::from(pops) / f64::from(BATCH_POPS));
+        if size < 0.75 || spent.is_zero() {
+            return;
+        }
+        let fits = (size * PLAIN_TAKES.div_duration_f64(spent)).clamp(1.0, LARGEST);
+        self.0 = fits.min(self.0 + (fits - self.0) / 4.0);
+    }
+
+    pub fn jobs(self) -> usize {
+        (BATCH_JOBS as f64 * self.0) as usize
+    }
+
+    fn pops(self) -> u32 {
+        (f64::from(BATCH_POPS) * self.0) as u32
+    }
+}
+
 /// What a call is gathered under.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conditions {
     /// There are groups or unique keys, and so jobs that cost more.
     pub dear: bool,
+    /// There are plain jobs only.
+    pub scale: Scale,
     /// Clients' orders matter.
     pub pipelined: bool,
     /// Some pops are parked.
@@ -68,6 +117,8 @@ pub struct Gathering {
     room: u32,
     /// How many may be settled and pushed.
     most: usize,
+    /// All is plain so far, and there may be more of it than of anything else.
+    is_large: bool,
 }
 
 impl Gathering {
@@ -75,11 +126,14 @@ impl Gathering {
     pub fn new(waiting: &mut VecDeque<Entry>, pops: &Pops, conditions: Conditions) -> Self {
         let Conditions {
             dear,
+            scale,
             pipelined,
             parked,
         } = conditions;
-        let share = if dear { DEAR } else { 1 };
-        let popped = BATCH_POPS / share;
+        let (jobs, popped) = match dear {
+            true => (BATCH_JOBS / DEAR as usize, BATCH_POPS / DEAR),
+            false => (scale.jobs(), scale.pops()),
+        };
         let others = if parked { popped / 2 } else { popped };
         let mut gathering = Self {
             gathered: Gathered::default(),
@@ -88,7 +142,8 @@ impl Gathering {
             bytes: 0,
             popping: Vec::new(),
             room: others,
-            most: BATCH_JOBS / share as usize,
+            most: jobs,
+            is_large: jobs > BATCH_JOBS,
         };
         let mut order = pipelined.then(PhaseOrder::default);
         let mut stay = VecDeque::new();
@@ -97,7 +152,7 @@ impl Gathering {
                 stay.push_back(entry);
                 break;
             }
-            let has_room = gathering.has_room_for(&entry);
+            let has_room = gathering.has_room_for(&entry, pops);
             let admitted = match (&mut order, entry.to.client()) {
                 (Some(order), Some(client)) => order.admits(client, Phase::of(&entry.work), has_room),
                 _ => has_room,
@@ -117,9 +172,16 @@ impl Gathering {
         self.jobs >= self.most || self.bytes >= BATCH_BYTES
     }
 
-    fn has_room_for(&self, entry: &Entry) -> bool {
+    fn has_room_for(&mut self, entry: &Entry, pops: &Pops) -> bool {
+        if self.is_large && !is_plain(entry, pops) {
+            self.is_large = false;
+            self.most = BATCH_JOBS;
+            self.room = self
+                .room
+                .min(BATCH_POPS.saturating_sub(self.popping.iter().map(|(_, count)| count).sum()));
+        }
         match entry.work {
-            Work::Operation(_) => true,
+            Work::Operation(_) => self.jobs < self.most,
             Work::Pop => self.room > 0,
             Work::Key(_) | Work::Single(_) => false, // calls of their own
         }
@@ -168,6 +230,14 @@ impl Gathering {
         pop.waits = request.may_park();
         self.gathered.add(Operation::Pop(pop), to, request.since);
         pop.count
+    }
+}
+
+fn is_plain(entry: &Entry, pops: &Pops) -> bool {
+    match (&entry.work, entry.to) {
+        (Work::Operation(operation), _) => operation.is_plain(),
+        (Work::Pop, To::Pop(asker)) => pops.get(&asker).is_none_or(|request| !request.pop.noack),
+        _ => false,
     }
 }
 
@@ -365,6 +435,62 @@ mod tests {
         let mut waiting: VecDeque<_> = (0..3).map(|client| ack(asker(client, 0), BATCH_JOBS / 2)).collect();
         let batch = Gathering::new(&mut waiting, &pops, Conditions::default()).finish(&pops);
         assert_eq!((batch.operations.len(), waiting.len()), (2, 1));
+    }
+
+    fn acks(jobs: usize) -> Vec<Operation> {
+        let Work::Operation(operation) = ack(asker(0, 0), jobs).work else {
+            unreachable!()
+        };
+        vec![operation]
+    }
+
+    #[test]
+    fn plain_calls_grow_until_they_take_long_and_shrink_at_once() {
+        let mut scale = Scale::default();
+        scale.learn(&acks(BATCH_JOBS), Some(PLAIN_TAKES / 3));
+        assert!((1.4..1.6).contains(&scale.0), "{scale:?}: half of the way to 3");
+        for _ in 0..50 {
+            scale.learn(&acks(scale.jobs()), Some(PLAIN_TAKES.mul_f64(scale.0 / 3.0)));
+        }
+        assert!((2.9..3.0).contains(&scale.0), "{scale:?}");
+        scale.learn(&acks(BATCH_JOBS / 2), Some(PLAIN_TAKES / 100));
+        assert!((2.9..3.0).contains(&scale.0), "a small call teaches nothing");
+        scale.learn(&acks(scale.jobs()), Some(PLAIN_TAKES * 2));
+        assert!((1.4..1.6).contains(&scale.0), "{scale:?}");
+        scale.learn(&acks(scale.jobs()), Some(PLAIN_TAKES * 10));
+        assert_eq!(scale, Scale::default());
+        scale.learn(&acks(BATCH_JOBS), Some(Duration::from_micros(1)));
+        scale.learn(&acks(1), None);
+        assert_eq!(scale, Scale::default(), "they are not plain any more");
+        for _ in 0..50 {
+            scale.learn(&acks(scale.jobs()), Some(Duration::from_micros(1)));
+        }
+        assert!(scale.0 <= LARGEST);
+    }
+
+    #[test]
+    fn a_large_call_holds_nothing_but_plain_jobs() {
+        let large = Conditions {
+            scale: Scale(2.0),
+            ..Conditions::default()
+        };
+        let mut pops = Pops::default();
+        let claims = |client: u32| ack(asker(client, 0), 1);
+        let mut waiting: VecDeque<_> = (0..1000).map(claims).collect();
+        waiting.extend((0..1000).map(|client| pop(asker(client, 1), 1, &mut pops)));
+        let extend = Operation::Extend {
+            claims: Vec::new(),
+            lease: 1,
+        };
+        let batch = Gathering::new(&mut waiting, &pops, large).finish(&pops);
+        assert_eq!((batch.operations.len(), asked_for(&batch)), (2 * BATCH_JOBS, vec![]));
+
+        waiting.insert(BATCH_JOBS / 2, entry(Work::Operation(extend), To::Nobody));
+        let batch = Gathering::new(&mut waiting, &pops, large).finish(&pops);
+        assert_eq!(batch.operations.len(), BATCH_JOBS + 1);
+        waiting.drain(..1000 - 3 * BATCH_JOBS);
+        let batch = Gathering::new(&mut waiting, &pops, large).finish(&pops);
+        assert_eq!(asked_for(&batch), vec![1; 2 * BATCH_POPS as usize]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::flight::{Askers, Call, Flight, Wait};
-use super::gather::{BATCH_JOBS, BATCH_KEYS, Conditions, Gathered, Gathering};
+use super::gather::{BATCH_KEYS, Conditions, Gathered, Gathering, Scale};
 use super::id::Origin;
 use super::operation::{Operation, Priority, Push, QueueName};
 use super::pace::Pace;
@@ -182,6 +182,10 @@ pub struct Lane {
     pub top: Priority,
     /// What it holds costs more than plain jobs.
     pub dear: bool,
+    /// It held nothing but plain jobs when it answered last.
+    pub plain: bool,
+    /// How large its calls of plain jobs are.
+    pub scale: Scale,
     /// It stands in its worker's list of lanes that may have something to send.
     pub listed: bool,
     /// Whether it hears wake-ups on a channel of its own.
@@ -225,6 +229,8 @@ impl Lane {
             ready: 0,
             top: Priority::Normal,
             dear: false,
+            plain: false,
+            scale: Scale::default(),
             listed: false,
             ear: Ear::None,
             stalled: false,
@@ -301,7 +307,7 @@ impl Lane {
     pub fn replied(&mut self, answered: usize, took: Duration, now: Instant) {
         // A client's pipeline is no crowd.
         let waiting = self.waiting.len() - self.pipelined;
-        self.pace.lane_replied(answered + waiting, BATCH_JOBS, took, now);
+        self.pace.lane_replied(answered + waiting, self.scale.jobs(), took, now);
     }
 
     /// The next call, if there is something to send and nothing in flight, and who waits for its outcomes.
@@ -396,10 +402,16 @@ impl Lane {
     /// All that can go in one call. As many parked pops are in it as there may be jobs for.
     fn gather(&mut self, pops: &mut Pops) -> Gathered {
         let mut waiting = std::mem::take(&mut self.waiting);
+        let parked = self.parked.live() > 0;
         let conditions = Conditions {
             dear: self.dear,
+            scale: if self.plain && !parked {
+                self.scale
+            } else {
+                Scale::default()
+            },
             pipelined: self.pipelined > 0,
-            parked: self.parked.live() > 0,
+            parked,
         };
         let mut gathering = Gathering::new(&mut waiting, pops, conditions);
         self.replace_waiting(waiting);

@@ -137,6 +137,12 @@ pub struct JobOptions {
     pub group: Option<Bytes>,
 }
 
+impl JobOptions {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// `UNIQUE`: nothing is pushed while an unfinished job holds the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unique {
@@ -265,6 +271,16 @@ impl Operation {
             Self::Push(push) => Some(push),
             Self::Tick(tick) => tick.push.as_ref(),
             _ => None,
+        }
+    }
+
+    /// Of a job without options, or of its first delivery: what `plain.lua` can do.
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Self::Ack(claims) => claims.iter().all(|claim| claim.delivery == Some(1)),
+            Self::Push(push) => push.options.is_empty(),
+            Self::Pop(pop) => !pop.noack,
+            _ => false,
         }
     }
 

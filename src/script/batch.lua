@@ -82,13 +82,7 @@ if pushing > 0 then
   local stamp = math.max(now_us, (tonumber(known[5]) or 0) + 1)
   local written = redis.pcall('HSET', stats, 'stamp', stamp, 'pushed', (tonumber(known[7]) or 0) + pushing)
   if type(written) == 'number' then
-    local digits = {}
-    for i = 10, 1, -1 do
-      local digit = stamp % 36
-      digits[i] = digit < 10 and 48 + digit or 87 + digit
-      stamp = (stamp - digit) / 36
-    end
-    pushed = string.char(unpack(digits))
+    --@include stamp
   elseif find(written.err, 'OOM', 1, true) then
     pushed, pushing = 'OOM', 0
   else
@@ -97,34 +91,17 @@ if pushing > 0 then
 end
 
 -- What workers say of their jobs. `place` counts the names of the call; `places` are those that did not count.
-local place, places, acked = 0, {}, 0
+local place, places, acked = 0, {}, false
 
--- First deliveries, all at once, if each of the names is that of a lease. ZADD NX tells how many are not, cheaper than
--- ZMSCORE, which makes a text of every score: it adds those, with an end that no lease has, and we take them out again.
--- A name given twice shows when fewer are removed than were asked for, and then its later places did not count.
 local n = tonumber(ARGV[at + 1])
 if plain and ARGV[at] == 'a' and n <= BITE then
-  local first, end_ = at + 2, at + 1 + n
-  local marks = {}
-  for i = 1, n do
-    marks[2 * i - 1], marks[2 * i] = '0', ARGV[first + i - 1]
-  end
-  local missing = redis.pcall('ZADD', leases, 'NX', unpack(marks))
-  if missing ~= 0 then
-    call('ZREMRANGEBYSCORE', leases, 0, 0)
-  else
-    acked = call('ZREM', leases, unpack(ARGV, first, end_))
-    call('HDEL', jobs, unpack(ARGV, first, end_))
-    local seen = {}
-    for i = first, acked < n and end_ or 0 do
-      if seen[ARGV[i]] then
-        places[#places + 1] = i - first + 1
-      end
-      seen[ARGV[i]] = true
-    end
+  local first = at + 2
+  --@include acks
+  if acked then
     place, at = n, end_ + 1
   end
 end
+acked = acked or 0
 
 -- Whatever else they say, and the upkeep.
 local word = ARGV[at]
@@ -668,6 +645,7 @@ if waits or not nobody_waits then
     call('HSET', stats, 'due', due)
   end
   if waits then
+    left = left % 64 -- not plain any more
     local keeps_its_place = got == 0 and 'NX' or 'CH'
     call('ZADD', waiting, keeps_its_place, now, worker)
     if due then

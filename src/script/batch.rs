@@ -1,9 +1,10 @@
-//! Calls of `batch.lua`: everything that a lane gathered goes in, one outcome for each operation comes out.
+//! Calls of `batch.lua`, and of `plain.lua`: everything that a lane gathered goes in, one outcome for each operation comes out.
 //! The operations go as what workers say of their jobs, then pushes, then pops; a lane gathers only what may be put in
 //! that order. Runs of like operations are written as one, because the script serves them with one Redis command.
 
 mod decode;
 mod encode;
+mod plain;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::script::loans::NotHere;
 pub use decode::decode;
 pub use encode::encode;
 pub(super) use encode::limits;
+pub use plain::is_refused as is_not_plain;
 
 /// What of a QNACK's text is kept.
 pub const MAX_ERROR: usize = 1024;
@@ -31,6 +33,8 @@ pub struct Batch<'a> {
     /// Clients of this worker wait on this queue besides those whose pops are in the batch. If nothing is ready when the
     /// batch is done, the worker is among the waiting; otherwise it is not.
     pub parked: bool,
+    /// The queue holds nothing but plain jobs, as far as is known: `plain.lua` does it, or says that they are not.
+    pub plain: bool,
     pub operations: &'a [Operation],
 }
 
@@ -90,6 +94,8 @@ pub struct Shortage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchReply {
     pub standing: Standing,
+    /// How long Redis was in the script, if that was measured.
+    pub spent: Option<Duration>,
     /// One for each operation, in their order.
     pub outcomes: Vec<Outcome>,
 }

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::Script;
-use super::keys::{CRON_KEYS, FIXED, KEYS, Partition, put_bulk, put_header, put_number, write_settings};
+use super::keys::{CRON_KEYS, FIXED, KEYS, PLAIN_KEYS, Partition, put_bulk, put_header, put_number, write_settings};
 use crate::queue::settings::Settings;
 
 /// A call being written.
@@ -32,6 +32,15 @@ impl Call {
         Self::made(script, partition, settings, b"*", sequence, true)
     }
 
+    /// One of `plain.lua`, which goes by none of the settings, but for their version.
+    pub fn plain(script: &Script, partition: &Partition, settings: &Settings, sequence: u64) -> Self {
+        let mut call = Self::begun(script, PLAIN_KEYS, &[&partition.plain_keys]);
+        call.number(sequence);
+        call.number(partition.applied);
+        call.word(&settings.version);
+        call
+    }
+
     /// One that goes by settings that no partition has: nothing is done, and the reply brings those that it has.
     pub fn of_no_settings(script: &Script, partition: &Partition, settings: &Settings) -> Self {
         Self::made(script, partition, settings, b"?", 0, false)
@@ -45,25 +54,34 @@ impl Call {
         sequence: u64,
         cron: bool,
     ) -> Self {
-        let keys = KEYS + if cron { CRON_KEYS } else { 0 };
+        let mut call = match cron {
+            true => Self::begun(script, KEYS + CRON_KEYS, &[&partition.keys, &partition.cron_keys]),
+            false => Self::begun(script, KEYS, &[&partition.keys]),
+        };
+        call.out.put_slice(&partition.caller);
+        match partition.applied {
+            applied if applied > 0 && sequence > 0 => {
+                put_bulk(format!("{sequence} {applied}").as_bytes(), &mut call.out)
+            }
+            _ => put_number(sequence, &mut call.out),
+        }
+        write_settings(settings, version, &mut call.out);
+        call.arguments += FIXED;
+        call
+    }
+
+    fn begun(script: &Script, keys: usize, rendered: &[&Bytes]) -> Self {
         let mut out = BytesMut::with_capacity(1024);
         out.put_bytes(0, HEADER);
         put_bulk(b"EVALSHA", &mut out);
         put_bulk(script.sha.as_bytes(), &mut out);
         put_number(keys as u64, &mut out);
-        out.put_slice(&partition.keys);
-        if cron {
-            out.put_slice(&partition.cron_keys);
+        for keys in rendered {
+            out.put_slice(keys);
         }
-        out.put_slice(&partition.caller);
-        match partition.applied {
-            applied if applied > 0 && sequence > 0 => put_bulk(format!("{sequence} {applied}").as_bytes(), &mut out),
-            _ => put_number(sequence, &mut out),
-        }
-        write_settings(settings, version, &mut out);
         Self {
             out,
-            arguments: 3 + keys + FIXED,
+            arguments: 3 + keys,
         }
     }
 

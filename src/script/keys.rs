@@ -49,6 +49,24 @@ pub const KEEPERS: &str = "keepers";
 pub const CRON_KEYS: usize = 2;
 const CRON_NAMES: [&str; CRON_KEYS] = ["cron", "ticks"];
 
+/// Those of `plain.lua`, in its order.
+pub const PLAIN_KEYS: usize = 16;
+const PLAIN_NAMES: [&str; 4] = ["jobs", "ready:normal", "leases", "stats"];
+/// None of these is there while a queue holds nothing but plain jobs.
+const UNUSUAL_NAMES: [&str; PLAIN_KEYS - 5] = [
+    "meta",
+    "ready:urgent",
+    "ready:high",
+    "ready:low",
+    "waiting",
+    "holds",
+    "awaited",
+    "result_ends",
+    "buckets",
+    "sift",
+    "recalls",
+];
+
 /// Words that every call begins with: who calls, sequence, settings.
 pub(super) const FIXED: usize = 3;
 
@@ -71,8 +89,9 @@ pub struct Partition {
     pub channel: Option<String>,
     /// Number of the last call of the lane that must have been applied; 0: of none. Which that is changes from call to call.
     pub applied: u64,
-    /// KEYS, as RESP; those for repeated jobs apart; and the first word of ARGV.
+    /// KEYS, as RESP; those for repeated jobs apart, and those of `plain.lua`; and the first word of ARGV.
     pub(super) keys: Bytes,
+    pub(super) plain_keys: Bytes,
     pub(super) cron_keys: Bytes,
     pub(super) caller: Bytes,
 }
@@ -99,6 +118,7 @@ impl Partition {
             channel,
             applied: 0,
             keys: keys(&mut NAMES.into_iter().chain([lane.as_str()])),
+            plain_keys: keys(&mut PLAIN_NAMES.into_iter().chain([lane.as_str()]).chain(UNUSUAL_NAMES)),
             cron_keys: keys(&mut CRON_NAMES.into_iter()),
             caller: bulks(&mut std::iter::once(caller)),
         }

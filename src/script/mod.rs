@@ -2,11 +2,11 @@
 //! Each file begins with its contract. Here they are put together, called, and their replies understood; when to call which
 //! is the lanes' business, and nothing here talks to Redis.
 //!
-//! - `prelude.lua` stands before each of them: the keys and what is kept in them, the clock, applying a call only once.
+//! - `prelude.lua` stands before each of them but `plain.lua`: the keys and what is kept in them, the clock, applying a call only once.
 //!   Where they say so stand `upkeep.lua`, bringing back what is due, and `wake.lua`, calling
 //!   who waits, `tell.lua`, how that is said, `ending.lua`, what the end of a job means to others, `groups.lua`, who has its group's turn,
-//!   and `limits.lua`, how many may be popped.
-//! - [`batch`] (`batch.lua`): all that a lane gathered. The only script on the hot path.
+//!   `limits.lua`, how many may be popped, `acks.lua` and `stamp.lua`, what `batch.lua` and `plain.lua` have in common.
+//! - [`batch`] (`batch.lua`, `plain.lua`): all that a lane gathered. The only scripts on the hot path.
 //! - [`look`] (`stats.lua`, `peek.lua`, `job.lua`, `result.lua`, `explain.lua`), [`remove`] (`delete.lua`, `purge.lua`), [`mend`] (`configure.lua`,
 //!   `copy.lua`, `revive.lua`, `drop.lua`), [`check`] (`check.lua`), [`cron`] (`cron.lua`, `crontab.lua`), and [`loans`]
 //!   (`lend.lua`, `recall.lua`, `retake.lua`, `overdue.lua`).
@@ -50,6 +50,7 @@ pub struct Script {
 #[derive(Debug)]
 pub struct Scripts {
     pub batch: Script,
+    pub plain: Script,
     pub stats: Script,
     pub peek: Script,
     pub job: Script,
@@ -71,43 +72,46 @@ pub struct Scripts {
 }
 
 const PRELUDE: &str = include_str!("prelude.lua");
-const UPKEEP: &str = include_str!("upkeep.lua");
-const WAKE: &str = include_str!("wake.lua");
-const LIMITS: &str = include_str!("limits.lua");
-const TELL: &str = include_str!("tell.lua");
-const ENDING: &str = include_str!("ending.lua");
-const GROUPS: &str = include_str!("groups.lua");
-const INCLUDE_UPKEEP: &str = "--@include upkeep";
-const INCLUDE_WAKE: &str = "--@include wake";
-const INCLUDE_LIMITS: &str = "--@include limits";
-const INCLUDE_TELL: &str = "--@include tell";
-const INCLUDE_ENDING: &str = "--@include ending";
-const INCLUDE_GROUPS: &str = "--@include groups";
+/// What stands where a script says so, by the name that it says. Those that say so of others come before them.
+const INCLUDES: [(&str, &str); 8] = [
+    ("upkeep", include_str!("upkeep.lua")),
+    ("wake", include_str!("wake.lua")),
+    ("limits", include_str!("limits.lua")),
+    ("ending", include_str!("ending.lua")),
+    ("groups", include_str!("groups.lua")),
+    ("tell", include_str!("tell.lua")),
+    ("acks", include_str!("acks.lua")),
+    ("stamp", include_str!("stamp.lua")),
+];
+/// Digits of a script's name.
+const SHA: usize = 40;
 const CLOCK: &str = "call('TIME')";
 
 impl Scripts {
     pub fn new() -> Self {
-        Self::with_prelude(PRELUDE)
+        Self::with_clock(CLOCK)
     }
 
     /// For tests: the time is what stands in the hash `key`, fields `s` and `us`, as TIME would say it.
     pub fn with_test_clock(key: &str) -> Self {
-        Self::with_prelude(&PRELUDE.replace(CLOCK, &format!("call('HMGET', '{key}', 's', 'us')")))
+        Self::with_clock(&format!("call('HMGET', '{key}', 's', 'us')"))
     }
 
-    fn with_prelude(prelude: &str) -> Self {
-        let script = |name, body: &str| {
-            let body = body.replace(INCLUDE_UPKEEP, UPKEEP).replace(INCLUDE_WAKE, WAKE);
-            let body = body.replace(INCLUDE_LIMITS, LIMITS).replace(INCLUDE_ENDING, ENDING);
-            let source = format!(
-                "{prelude}\n{}",
-                body.replace(INCLUDE_GROUPS, GROUPS).replace(INCLUDE_TELL, TELL)
-            );
+    fn with_clock(clock: &str) -> Self {
+        let alone = |name, body: &str| {
+            let include =
+                |source: String, (name, text): (&str, &str)| source.replace(&format!("--@include {name}"), text);
+            let source = INCLUDES
+                .into_iter()
+                .fold(body.to_owned(), include)
+                .replace(CLOCK, clock);
             let sha = sha1_smol::Sha1::from(&source).digest().to_string();
             Script { name, source, sha }
         };
+        let script = |name, body: &str| alone(name, &format!("{PRELUDE}\n{body}"));
         Self {
             batch: script("batch", include_str!("batch.lua")),
+            plain: alone("plain", include_str!("plain.lua")),
             stats: script("stats", include_str!("stats.lua")),
             peek: script("peek", include_str!("peek.lua")),
             job: script("job", include_str!("job.lua")),
@@ -129,9 +133,22 @@ impl Scripts {
         }
     }
 
-    pub fn all(&self) -> [&Script; 19] {
+    /// Those of the hot path, which a new connection loads. The others are loaded when they are first called: in Lua's memory, of
+    /// which all is walked again and again to find what is garbage, they would be ten times the rest of it.
+    pub fn hot(&self) -> [&Script; 2] {
+        [&self.batch, &self.plain]
+    }
+
+    /// The one that this call calls.
+    pub fn called_by(&self, call: &[u8]) -> Option<&Script> {
+        let begins = |script: &&Script| call.windows(SHA).take(64).any(|word| word == script.sha.as_bytes());
+        self.all().into_iter().find(begins)
+    }
+
+    pub fn all(&self) -> [&Script; 20] {
         [
             &self.batch,
+            &self.plain,
             &self.stats,
             &self.peek,
             &self.job,
@@ -189,6 +206,8 @@ pub struct Standing {
     pub overdue: bool,
     /// There are jobs of groups or with unique keys, each of which costs Redis several times as much.
     pub dear: bool,
+    /// It holds nothing but normal jobs without a past, and nobody waits.
+    pub plain: bool,
 }
 
 /// Opens a reply: its standing, and the reader behind it with the number of elements left.
@@ -218,6 +237,7 @@ fn open(reply: Bytes) -> Result<(Standing, Reader, usize), CallError> {
             called: left & 8 != 0,
             overdue: left & 16 != 0,
             dear: left & 32 != 0,
+            plain: left & 64 != 0,
         },
         reader,
         len,

@@ -167,7 +167,7 @@ fn introductions(config: &Config, greeting: &Greeting<'_>) -> Result<Vec<Vec<Str
     if let Some(scripts) = greeting.scripts {
         all.extend(
             scripts
-                .all()
+                .hot()
                 .iter()
                 .map(|script| words(&["SCRIPT", "LOAD", &script.source])),
         );

@@ -94,6 +94,8 @@ pub struct Lane {
     stream: UnixStream,
     sequence: u64,
     last: (Vec<Operation>, Bytes),
+    /// `plain.lua` answered last.
+    pub was_plain: bool,
 }
 
 impl Lane {
@@ -119,6 +121,7 @@ impl Lane {
             stream,
             sequence: 0,
             last: (Vec::new(), Bytes::new()),
+            was_plain: false,
         }
     }
 
@@ -133,21 +136,43 @@ impl Lane {
 
     pub fn try_batch(&mut self, operations: &[Operation]) -> Result<BatchReply, CallError> {
         self.sequence += 1;
+        // Every other one goes to `plain.lua`, which sends those back that are not.
+        let call = self.call(operations, self.sequence.is_multiple_of(2));
+        self.last = (operations.to_vec(), call);
+        self.repeat()
+    }
+
+    /// By `plain.lua` alone; `None`: it is not plain.
+    pub fn try_plain(&mut self, operations: &[Operation]) -> Option<BatchReply> {
+        self.sequence += 1;
+        let call = self.call(operations, true);
+        self.last = (operations.to_vec(), call.clone());
+        let reply = self.exchange(&call);
+        (!batch::is_not_plain(&reply)).then(|| batch::decode(operations, &self.settings, reply).unwrap())
+    }
+
+    fn call(&self, operations: &[Operation], plain: bool) -> Bytes {
         let batch = Batch {
             sequence: self.sequence,
             jitter: 0.5,
             parked: self.parked,
+            plain,
             operations,
         };
-        let call = batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch);
-        self.last = (operations.to_vec(), call);
-        self.repeat()
+        batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch)
     }
 
     /// The last batch again, as after a lost connection.
     pub fn repeat(&mut self) -> Result<BatchReply, CallError> {
         let (operations, call) = self.last.clone();
-        let reply = self.exchange(&call);
+        let mut reply = self.exchange(&call);
+        self.was_plain = call
+            .windows(40)
+            .any(|word| word == self.bench.scripts.plain.sha.as_bytes());
+        if batch::is_not_plain(&reply) {
+            self.was_plain = false;
+            reply = self.exchange(&self.call(&operations, false));
+        }
         batch::decode(&operations, &self.settings, reply)
     }
 
@@ -357,6 +382,7 @@ impl Lane {
             sequence: self.sequence,
             jitter: 0.5,
             parked: false,
+            plain: false,
             operations: &[],
         };
         let call = batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch);

@@ -27,6 +27,7 @@ mod loans;
 mod model;
 mod order;
 mod partitions;
+mod plain;
 mod protocol;
 mod proxies;
 mod recipes;

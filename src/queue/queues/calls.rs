@@ -163,6 +163,7 @@ fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f6
                 sequence,
                 jitter,
                 parked: *parked,
+                plain: lane.plain,
                 operations,
             };
             batch::encode(scripts, partition, settings, &batch)

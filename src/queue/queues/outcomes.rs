@@ -28,6 +28,11 @@ impl Queues {
         if let Some(applied) = last_applied(&reply) {
             return Some(self.push_again(key, flight, applied, now));
         }
+        if batch::is_not_plain(&reply) {
+            self.lanes[key as usize].plain = false;
+            let Flight { call, to, sequence, .. } = flight;
+            return Some(self.fly(key, call, to, sequence, now));
+        }
         self.land(key, flight, reply, confirmed, now);
         None
     }
@@ -177,6 +182,7 @@ impl Queues {
         now: Instant,
     ) {
         let standing = reply.standing;
+        self.lanes[key as usize].scale.learn(&operations, reply.spent);
         let mut missed = parked;
         let mut hungry = Vec::new();
         let mut kept = Vec::new();

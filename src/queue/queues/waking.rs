@@ -95,7 +95,7 @@ impl Queues {
     pub(super) fn stand(&mut self, key: LaneKey, standing: Standing, now: Instant) {
         self.clock = Some((standing.now, now));
         let lane = &mut self.lanes[key as usize];
-        (lane.ready, lane.top, lane.dear) = (standing.ready, standing.top, standing.dear);
+        (lane.ready, lane.top, lane.dear, lane.plain) = (standing.ready, standing.top, standing.dear, standing.plain);
         lane.due = standing.next_due.map(|due| at_redis_time(due, standing.now, now));
         lane.called = match (standing.called, lane.called) {
             (true, None) => {

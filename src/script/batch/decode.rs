@@ -1,5 +1,7 @@
 //! What `batch.lua` returns, dealt out to the operations that the call carried.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::encode::{push_runs, pushed_jobs, suffix, suffix_width};
@@ -14,10 +16,16 @@ use crate::script::{CallError, Record, Settings, open, unsigned};
 
 /// `operations` are those that the call carried, `settings` those that it was made with.
 pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Result<BatchReply, CallError> {
-    let (standing, mut reader, _) = open(reply)?;
+    let (standing, mut reader, len) = open(reply)?;
     let pushed = reader.bulk()?;
     let mut parts = pushed.splitn(2, |byte| *byte == b':');
     let stamp = pushed.slice_ref(parts.next().unwrap_or_default());
+    let missed = places(&mut reader)?;
+    let popped = popped(&mut reader)?;
+    let spent = match len {
+        6.. => Some(Duration::from_micros(unsigned(reader.integer()?)?)),
+        _ => None,
+    };
     let mut answer = Answer {
         stamp,
         paused: settings.pause.push,
@@ -27,13 +35,17 @@ pub fn decode(operations: &[Operation], settings: &Settings, reply: Bytes) -> Re
         },
         width: suffix_width(pushed_jobs(operations)),
         pushed: 0,
-        missed: places(&mut reader)?,
+        missed,
         place: 0,
-        popped: popped(&mut reader)?.into_iter(),
+        popped: popped.into_iter(),
     };
     let outcomes = operations.iter().map(|operation| answer.outcome(operation));
     let outcomes = outcomes.collect::<Result<_, _>>()?;
-    Ok(BatchReply { standing, outcomes })
+    Ok(BatchReply {
+        standing,
+        spent,
+        outcomes,
+    })
 }
 
 /// The pushes that were not stored, by the numbers of their first jobs, and why. `runs`: of each its number, from 1, and if

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Batch, MAX_ERROR};
+use super::{Batch, MAX_ERROR, plain};
 use crate::queue::id::{LocalId, PACKED, put_base36};
 use crate::queue::operation::{Claim, Finish, JobOptions, Nack, Operation, Pop, Priority, Push, Return, Start, Tick};
 use crate::script::call::Call;
@@ -11,6 +11,9 @@ use crate::script::record::encode_options;
 use crate::script::{Partition, Scripts, Settings};
 
 pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {
+    if batch.plain && plain::may_be_plain(settings, batch) {
+        return plain::encode(scripts, partition, settings, batch);
+    }
     let start = match batch.operations.iter().any(|operation| as_tick(operation).is_some()) {
         true => Call::with_cron,
         false => Call::new,
@@ -53,7 +56,7 @@ fn write_wanted(call: &mut Call, settings: &Settings, wanted: u64) {
     }
 }
 
-fn is_limited(settings: &Settings) -> bool {
+pub(super) fn is_limited(settings: &Settings) -> bool {
     let Settings { pause, rate, .. } = settings;
     pause.pop || settings.concurrency > 0 || rate.0.is_some() || !settings.max_wait.is_zero()
 }
@@ -65,7 +68,7 @@ pub(in crate::script) fn limits(settings: &Settings) -> String {
     format!("{paused} {concurrency} {jobs} {per} {}", millis(settings.max_wait))
 }
 
-fn as_pop(operation: &Operation) -> Option<&Pop> {
+pub(super) fn as_pop(operation: &Operation) -> Option<&Pop> {
     match operation {
         Operation::Pop(pop) => Some(pop),
         _ => None,
@@ -184,7 +187,7 @@ fn write_claim(call: &mut Call, settings: &Settings, operation: &Operation, jitt
     }
 }
 
-fn write_names(call: &mut Call, claims: &[Claim]) {
+pub(super) fn write_names(call: &mut Call, claims: &[Claim]) {
     for claim in claims {
         if claim.delivery == Some(1) {
             call.word(claim.job.as_bytes());
