@@ -18,8 +18,9 @@ mod wire;
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use rows::{Settings, depth, idle, jobs, latency as latency_rows, plain, waiting};
@@ -37,6 +38,9 @@ struct Arguments {
     /// Worker threads of the proxy where the promise does not name their number (0: one a core)
     #[arg(long, default_value_t = 0)]
     workers: usize,
+    /// Another build of Millrace that is measured instead of this one
+    #[arg(long, value_name = "FILE")]
+    proxy: Option<PathBuf>,
     /// Names the measurements and ends
     #[arg(long)]
     list: bool,
@@ -129,6 +133,10 @@ fn main() -> Result<()> {
         anyhow::ensure!(known, "no measurement is called {name:?}: --list names them");
     }
 
+    if let Some(path) = arguments.proxy {
+        let path = path.canonicalize().with_context(|| format!("{}", path.display()))?;
+        support::proxy::use_binary(path);
+    }
     let settings = Settings {
         rounds: arguments.rounds.max(1),
         workers: arguments.workers,

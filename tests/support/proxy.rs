@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -237,8 +238,16 @@ impl ProxyPlan {
     }
 }
 
+static ANOTHER: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on this binary is started, not the one that was built with us.
+pub fn use_binary(path: PathBuf) {
+    ANOTHER.get_or_init(|| path);
+}
+
 fn launch(dir: &Path) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+    let ours = Path::new(env!("CARGO_BIN_EXE_millrace"));
+    let mut command = Command::new(ANOTHER.get().map_or(ours, PathBuf::as_path));
     command
         .current_dir(dir)
         .args(["--config", "proxy.toml"])
