@@ -132,6 +132,7 @@ impl Lane {
             jitter: 0.5,
             parked: false,
             plain: true,
+            ready: u64::MAX >> 1,
             operations,
         };
         let call = batch::encode(&self.scripts, &self.partition, &self.settings, &batch);

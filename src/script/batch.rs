@@ -35,6 +35,8 @@ pub struct Batch<'a> {
     pub parked: bool,
     /// The queue holds nothing but plain jobs, as far as is known: `plain.lua` does it, or says that they are not.
     pub plain: bool,
+    /// So many jobs of it are ready, as far as is known.
+    pub ready: u64,
     pub operations: &'a [Operation],
 }
 

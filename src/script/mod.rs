@@ -206,7 +206,7 @@ pub struct Standing {
     pub overdue: bool,
     /// There are jobs of groups or with unique keys, each of which costs Redis several times as much.
     pub dear: bool,
-    /// It holds nothing but normal jobs without a past, and nobody waits.
+    /// It holds nothing but normal jobs without a past, none was deleted in its place, and nobody waits.
     pub plain: bool,
 }
 

@@ -108,11 +108,12 @@ end
 -- How the queue stands, with which every reply begins: now, when something falls due next, ready jobs, and in one number
 -- whether upkeep is left (1), of which priority the first ready job is: normal or none (0), urgent (2), high (4), low (6),
 -- whether jobs are ready while workers wait (8), one of whom is called then, whether keys that were lent are to be looked
--- after (16), whether there are jobs of groups or with keys, which cost more (32), and whether all is plain (64).
+-- after (16), whether there are jobs of groups or with keys, which cost more (32), and whether plain.lua can serve it (64).
 local function standing()
   local soonest = tonumber(call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2])
   local ready = ready_in('n')
-  local left = (more and 1 or 0) + (plain and 64 or 0)
+  local is_whole = (tombstones.n or 0) + (changes.n or 0) == 0
+  local left = (more and 1 or 0) + (plain and is_whole and 64 or 0)
   if not plain then
     local due = tonumber(call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
     local allowed = tonumber(call('ZRANGE', throttled, 0, 0, 'WITHSCORES')[2])

@@ -157,6 +157,7 @@ impl Lane {
             jitter: 0.5,
             parked: self.parked,
             plain,
+            ready: u64::MAX >> 1,
             operations,
         };
         batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch)
@@ -383,6 +384,7 @@ impl Lane {
             jitter: 0.5,
             parked: false,
             plain: false,
+            ready: 0,
             operations: &[],
         };
         let call = batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch);

@@ -291,3 +291,37 @@ fn what_another_proxy_makes_of_a_queue_holds_for_the_next_call() {
     there.run("QPUSH q e");
     assert_eq!(waiting.receive().items()[2].text(), "e");
 }
+
+#[test]
+fn no_request_costs_two_calls_because_the_first_one_was_in_vain() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis).start();
+    let mut client = proxy.client();
+    for payload in ["a", "b", "c"] {
+        client.call(&["QPUSH", "q", payload]);
+    }
+    let id = client.call(&["QPUSH", "q", "deleted"]).text();
+    client.call(&["QDEL", "q", &id]);
+    redis.client().run("CONFIG RESETSTAT");
+    let mut requests = 0;
+    for round in 0..10 {
+        let popped = client.run("QPOP q BLOCK 10000");
+        let receipt = popped.items()[1].text();
+        assert_eq!(client.call(&["QACK", "q", &receipt]).integer(), 1);
+        client.run("QPUSH q again");
+        requests += 3;
+        if round % 3 == 0 {
+            assert!(client.run("QPOP q-that-is-empty BLOCK 1").is_null());
+            requests += 2; // once more when its time is over
+        }
+    }
+    let stats = redis.info("cmdstat_evalsha");
+    let calls = stats
+        .strip_prefix("calls=")
+        .and_then(|rest| rest.split(',').next())
+        .unwrap();
+    assert!(
+        calls.parse::<usize>().unwrap() <= requests,
+        "{calls} calls for {requests} requests"
+    );
+}

@@ -2,7 +2,10 @@
 //! minute and a quiet machine, as the slow log counts whatever else the machine does meanwhile; so it runs when it is asked for:
 //! `cargo test --test it -- slow --ignored --nocapture`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use millrace::queue::gather::Scale;
 use millrace::queue::operation::{JobOptions, Nack, Operation, Pop, Priority, Push, Unique};
 use millrace::script::Outcome;
 use millrace::script::mend::{REVIVED, Revive};
@@ -158,6 +161,52 @@ fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
             slow.items().len(),
             longest.map_or("-".to_owned(), |longest| longest.to_string())
         );
+    }
+}
+
+/// Calls of plain jobs, as large as a lane makes them by what the last ones took, while the hash of the jobs grows through
+/// 2^20 of them.
+#[test]
+#[ignore = "a measurement"]
+fn plain_calls_as_large_as_they_may_be_beside_a_million_jobs() {
+    let bench = Bench::start();
+    let mut lane = Lane::new(&bench, "orders", "w1");
+    let mut client = bench.connect();
+    client.run("CONFIG SET slowlog-log-slower-than 2000");
+    client.run("CONFIG SET slowlog-max-len 10000");
+    println!("waiting | jobs a call, each phase | µs a call | of {CALLS} calls over 2 ms | the longest of these, µs");
+    for waiting in [10_000, 200_000, JOBS, JOBS] {
+        while lane.stats().ready() < waiting as u64 {
+            lane.one(push(5000));
+        }
+        let (mut scale, mut leased, mut jobs) = (Scale::default(), lane.pop(10), 0);
+        let mut all = 0.0;
+        client.run("SLOWLOG RESET");
+        for _ in 0..CALLS {
+            let count = scale.jobs() / 3;
+            let acks = Operation::Ack(leased.iter().map(by_receipt).collect());
+            let operations = [acks, push(count), pop(count)];
+            client.run("CONFIG RESETSTAT");
+            let reply = lane.try_plain(&operations).expect("they are plain");
+            // The script itself goes by the clock of the tests, which stands still.
+            let info = client.run("INFO commandstats").text();
+            let spent = number(&info, "cmdstat_evalsha:", "usec=") / 1e6;
+            scale.learn(&operations, Some(Duration::from_secs_f64(spent)));
+            (jobs, all) = (jobs + count, all + spent);
+            if let Some(Outcome::Popped(jobs)) = reply.outcomes.into_iter().next_back() {
+                leased = jobs;
+            }
+        }
+        let each = all * 1e6 / CALLS as f64;
+        let slow = client.run("SLOWLOG GET -1");
+        let longest = slow.items().iter().map(|entry| entry.items()[2].integer()).max();
+        println!(
+            "{waiting} | {} | {each:.0} | {} | {}",
+            jobs / CALLS,
+            slow.items().len(),
+            longest.map_or("-".to_owned(), |longest| longest.to_string())
+        );
+        lane.one(Operation::Ack(leased.iter().map(by_receipt).collect()));
     }
 }
 

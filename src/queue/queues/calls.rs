@@ -164,6 +164,7 @@ fn encode(scripts: &Scripts, lane: &Lane, call: &Call, sequence: u64, jitter: f6
                 jitter,
                 parked: *parked,
                 plain: lane.plain,
+                ready: lane.ready,
                 operations,
             };
             batch::encode(scripts, partition, settings, &batch)

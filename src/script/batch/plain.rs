@@ -20,6 +20,7 @@ pub fn is_refused(reply: &Bytes) -> bool {
 
 /// As far as the proxy can tell; whether the queue holds no other jobs Redis knows.
 pub fn may_be_plain(settings: &Settings, batch: &Batch) -> bool {
+    let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
     let jobs = |operation: &Operation| match operation {
         Operation::Pop(pop) => pop.count as usize,
         _ => operation.claims().len() + operation.push().map_or(0, |push| push.payloads.len()),
@@ -27,15 +28,24 @@ pub fn may_be_plain(settings: &Settings, batch: &Batch) -> bool {
     let is_bounded = settings.max_len > 0 || settings.pause.push || !settings.ttl.is_zero() || is_limited(settings);
     !is_bounded
         && !batch.parked
+        && needed(&pops) <= batch.ready + pushed_jobs(batch.operations) as u64
         && batch.operations.iter().all(Operation::is_plain)
         && batch.operations.iter().map(jobs).sum::<usize>() <= MOST
+}
+
+fn wanted(pops: &[&Pop]) -> u64 {
+    pops.iter().map(|pop| u64::from(pop.count)).sum()
+}
+
+/// How many jobs must be there, so that the last of those that would wait gets something.
+fn needed(pops: &[&Pop]) -> u64 {
+    let last = pops.iter().rposition(|pop| pop.waits);
+    last.map_or(0, |last| wanted(&pops[..last]) + 1)
 }
 
 pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, batch: &Batch) -> Bytes {
     let mut call = Call::plain(&scripts.plain, partition, settings, batch.sequence);
     let pops: Vec<&Pop> = batch.operations.iter().filter_map(as_pop).collect();
-    let wanted = |pops: &[&Pop]| pops.iter().map(|pop| u64::from(pop.count)).sum::<u64>();
-    let last_that_waits = pops.iter().rposition(|pop| pop.waits);
     let pushed = pushed_jobs(batch.operations);
     let acks = batch.operations.iter().filter_map(|operation| match operation {
         Operation::Ack(claims) => Some(claims.as_slice()),
@@ -44,8 +54,7 @@ pub fn encode(scripts: &Scripts, partition: &Partition, settings: &Settings, bat
     call.number(acks.clone().map(|claims| claims.len() as u64).sum());
     call.number(pushed as u64);
     call.number(wanted(&pops));
-    // So that the last one that waits gets something.
-    call.number(last_that_waits.map_or(0, |last| wanted(&pops[..last]) + 1));
+    call.number(needed(&pops));
     acks.for_each(|claims| write_names(&mut call, claims));
     let payloads = batch
         .operations
