@@ -54,7 +54,7 @@ impl Lane {
         let redis = RedisServer::start();
         let mut info = Client::connect_unix(&redis.socket()).unwrap();
         let scripts = Scripts::new();
-        for script in scripts.all() {
+        for script in scripts.hot() {
             info.send_bytes(&call::load(script));
             info.receive();
         }

@@ -148,7 +148,9 @@ impl Lane {
         let call = self.call(operations, true);
         self.last = (operations.to_vec(), call.clone());
         let reply = self.exchange(&call);
-        (!batch::is_not_plain(&reply)).then(|| batch::decode(operations, &self.settings, reply).unwrap())
+        self.was_plain = self.calls_plain(&call) && !batch::is_not_plain(&reply);
+        self.was_plain
+            .then(|| batch::decode(operations, &self.settings, reply).unwrap())
     }
 
     fn call(&self, operations: &[Operation], plain: bool) -> Bytes {
@@ -163,15 +165,17 @@ impl Lane {
         batch::encode(&self.bench.scripts, &self.partition, &self.settings, &batch)
     }
 
+    fn calls_plain(&self, call: &[u8]) -> bool {
+        let script = self.bench.scripts.called_by(call);
+        script.is_some_and(|script| script.name == "plain")
+    }
+
     /// The last batch again, as after a lost connection.
     pub fn repeat(&mut self) -> Result<BatchReply, CallError> {
         let (operations, call) = self.last.clone();
         let mut reply = self.exchange(&call);
-        self.was_plain = call
-            .windows(40)
-            .any(|word| word == self.bench.scripts.plain.sha.as_bytes());
+        self.was_plain = self.calls_plain(&call) && !batch::is_not_plain(&reply);
         if batch::is_not_plain(&reply) {
-            self.was_plain = false;
             reply = self.exchange(&self.call(&operations, false));
         }
         batch::decode(&operations, &self.settings, reply)

@@ -108,6 +108,22 @@ fn a_call_that_comes_once_more_does_nothing() {
 }
 
 #[test]
+fn a_call_as_large_as_may_be_is_done() {
+    let mut lane = Lane::new(&Bench::start(), "orders", "w1");
+    let many: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    lane.try_plain(&[push(&many)]).expect("it is plain");
+    let popped = lane.try_plain(&[pop(2000, false)]).expect("it is plain").outcomes;
+    let Outcome::Popped(jobs) = &popped[0] else {
+        panic!("not popped: {popped:?}");
+    };
+    let acks = Operation::Ack(jobs.iter().map(by_receipt).collect());
+    let acked = lane.try_plain(&[acks]).expect("it is plain");
+    assert_eq!((lane.was_plain, &acked.outcomes[0]), (true, &Outcome::Acked(2000)));
+    assert_eq!(lane.stats().acked, 2000);
+}
+
+#[test]
 fn what_is_not_there_is_waited_for_by_the_batch() {
     let mut lane = Lane::new(&Bench::start(), "orders", "w1");
     assert!(lane.try_plain(&[pop(1, true)]).is_none(), "somebody waits");
