@@ -164,8 +164,7 @@ fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
     }
 }
 
-/// Calls of plain jobs, as large as a lane makes them by what the last ones took, while the hash of the jobs grows through
-/// 2^20 of them.
+/// Calls of plain jobs, as large as a lane makes them by what the last ones took.
 #[test]
 #[ignore = "a measurement"]
 fn plain_calls_as_large_as_they_may_be_beside_a_million_jobs() {
