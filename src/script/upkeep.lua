@@ -163,8 +163,8 @@ local function end_leases()
   end
   local records = plain and {} or call('HMGET', meta, unpack(ids))
   variadic('ZREM', leases, names, 1, #names)
-  for i, id in ipairs(ids) do
-    lapse(id, records[i] and unpacked(records[i]) or {}, tonumber(ended[2 * i]), fronts, notes)
+  for i = #ids, 1, -1 do -- as they ended: where one dies the next of its group has its turn, at the back
+    lapse(ids[i], records[i] and unpacked(records[i]) or {}, tonumber(ended[2 * i]), fronts, notes)
   end
   write(notes)
   to_the_front(fronts)

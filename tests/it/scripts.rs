@@ -454,6 +454,30 @@ fn a_purge_takes_the_job_of_a_group_that_its_own_upkeep_made_ready() {
 }
 
 #[test]
+fn groups_whose_jobs_die_with_their_leases_go_on_in_the_order_in_which_these_ended() {
+    let mut lane = orders("w1");
+    let of_group = |group: &'static str| JobOptions {
+        group: Some(group.into()),
+        retries: Some(1),
+        ..JobOptions::default()
+    };
+    for (payload, group) in [
+        ("a", "one"),
+        ("b", "two"),
+        ("c", "three"),
+        ("d", "one"),
+        ("e", "two"),
+        ("f", "three"),
+    ] {
+        lane.push_with(payload, of_group(group));
+    }
+    assert_eq!(lane.pop_payloads(9), ["a", "b", "c"]);
+    lane.bench.advance(30_000);
+    assert_eq!(lane.pop_payloads(9), ["d", "e", "f"]);
+    assert_eq!(lane.stats().dead, 3);
+}
+
+#[test]
 fn a_reply_says_whether_there_are_jobs_that_cost_more() {
     let mut lane = orders("w1");
     lane.push("plain");
