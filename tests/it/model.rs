@@ -256,7 +256,7 @@ impl Queue {
             };
             let is_first = !self.jobs.iter().any(earlier);
             return match self.throttled.get(group) {
-                Some(until) if is_first => ("rate", Some(*until)),
+                Some(until) if is_first && !self.is_full(group) => ("rate", Some(*until)),
                 _ => ("group", None),
             };
         }
@@ -570,10 +570,7 @@ impl Queue {
         };
         let first = members().find(|(_, held)| held.place == Place::Ready);
         let backs_off = members().find(|(_, held)| held.place.state() == State::Delayed && held.record.nacks > 0);
-        let leased = members()
-            .filter(|(_, held)| held.place.state() == State::Leased)
-            .count();
-        let free = leased < self.settings.group_concurrency as usize;
+        let free = !self.is_full(&group);
         let mut next = first
             .map(|(id, _)| *id)
             .filter(|id| free && backs_off.is_none_or(|(other, _)| other > id));
@@ -596,6 +593,12 @@ impl Queue {
                 false => self.list(next).push_back(next),
             }
         }
+    }
+
+    /// As many of the group's jobs are leased as may be.
+    fn is_full(&self, group: &Bytes) -> bool {
+        let leased = |held: &&Held| held.record.group.as_ref() == Some(group) && held.place.state() == State::Leased;
+        self.jobs.values().filter(leased).count() >= self.settings.group_concurrency as usize
     }
 
     /// Whether its rate holds this job of the group back.
