@@ -9,10 +9,11 @@
 //! 3. Parked pops come before the others: they have waited longest. Where there are any, the others get half of the room.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::lane::{Entry, To, Work};
 use super::operation::Operation;
+use super::scale::Scale;
 use super::waiting::Pops;
 use crate::asker::ClientKey;
 
@@ -21,60 +22,13 @@ use crate::asker::ClientKey;
 /// jobs are dear, and a multiple where they are plain ([`Scale`]). A single request may have more: a `QMPUSH` is all or nothing.
 pub const BATCH_JOBS: usize = 200;
 /// Jobs that one call pops, at most: the dearest part of a job's life.
-const BATCH_POPS: u32 = 75;
+pub const BATCH_POPS: u32 = 75;
 /// Unique keys that one call lends, at most.
 pub const BATCH_KEYS: usize = 100;
 /// By how much the bounds are less where there are groups or unique keys.
 const DEAR: u32 = 3;
 /// Payload bytes of one call, at most, unless a single request has more.
 const BATCH_BYTES: usize = 1024 * 1024;
-
-/// A call of plain jobs may take Redis about so long.
-const PLAIN_TAKES: Duration = Duration::from_micros(800);
-/// And hold so many times as much as others, at most.
-const LARGEST: f64 = 4.0;
-
-/// How many times as much as others a call of plain jobs may hold, by how long the last of them took: 1 to [`LARGEST`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scale(f64);
-
-impl Default for Scale {
-    fn default() -> Self {
-        Self(1.0)
-    }
-}
-
-impl Scale {
-    /// These took so long; `None`: they were not plain. It grows and shrinks by a quarter of the way, as Redis may have been
-    /// interrupted, and a small call, which costs little but what every call costs, teaches nothing.
-    pub fn learn(&mut self, operations: &[Operation], spent: Option<Duration>) {
-        let Some(spent) = spent else {
-            *self = Self::default();
-            return;
-        };
-        let (mut jobs, mut pops) = (0, 0);
-        for operation in operations {
-            match operation {
-                Operation::Pop(pop) => pops += pop.count,
-                _ => jobs += weight(operation).0,
-            }
-        }
-        let size = (jobs as f64 / BATCH_JOBS as f64).max(f64::from(pops) / f64::from(BATCH_POPS));
-        if size < 0.75 || spent.is_zero() {
-            return;
-        }
-        let fits = (size * PLAIN_TAKES.div_duration_f64(spent)).clamp(1.0, LARGEST);
-        self.0 += (fits - self.0) / 4.0;
-    }
-
-    pub fn jobs(self) -> usize {
-        (BATCH_JOBS as f64 * self.0) as usize
-    }
-
-    fn pops(self) -> u32 {
-        (f64::from(BATCH_POPS) * self.0) as u32
-    }
-}
 
 /// What a call is gathered under.
 #[derive(Clone, Copy, Debug, Default)]
@@ -242,7 +196,7 @@ fn is_plain(entry: &Entry, pops: &Pops) -> bool {
 }
 
 /// In jobs, and in bytes.
-fn weight(operation: &Operation) -> (usize, usize) {
+pub fn weight(operation: &Operation) -> (usize, usize) {
     match operation {
         Operation::Push(_) | Operation::Tick(_) => {
             let pushed = operation.push();
@@ -437,46 +391,10 @@ mod tests {
         assert_eq!((batch.operations.len(), waiting.len()), (2, 1));
     }
 
-    fn acks(jobs: usize) -> Vec<Operation> {
-        let Work::Operation(operation) = ack(asker(0, 0), jobs).work else {
-            unreachable!()
-        };
-        vec![operation]
-    }
-
-    #[test]
-    fn plain_calls_grow_until_they_take_long_and_shrink_when_they_do() {
-        let mut scale = Scale::default();
-        scale.learn(&acks(BATCH_JOBS), Some(PLAIN_TAKES / 3));
-        assert!((1.4..1.6).contains(&scale.0), "{scale:?}: half of the way to 3");
-        for _ in 0..50 {
-            scale.learn(&acks(scale.jobs()), Some(PLAIN_TAKES.mul_f64(scale.0 / 3.0)));
-        }
-        assert!((2.9..3.0).contains(&scale.0), "{scale:?}");
-        scale.learn(&acks(BATCH_JOBS / 2), Some(PLAIN_TAKES / 100));
-        assert!((2.9..3.0).contains(&scale.0), "a small call teaches nothing");
-        scale.learn(&acks(scale.jobs()), Some(PLAIN_TAKES * 2));
-        assert!(
-            (2.6..2.7).contains(&scale.0),
-            "{scale:?}: not by a half, as one call proves nothing"
-        );
-        for _ in 0..50 {
-            scale.learn(&acks(scale.jobs()), Some(PLAIN_TAKES.mul_f64(scale.0 / 1.5)));
-        }
-        assert!((1.5..1.6).contains(&scale.0), "{scale:?}");
-        scale.learn(&acks(BATCH_JOBS), Some(Duration::from_micros(1)));
-        scale.learn(&acks(1), None);
-        assert_eq!(scale, Scale::default(), "they are not plain any more");
-        for _ in 0..50 {
-            scale.learn(&acks(scale.jobs()), Some(Duration::from_micros(1)));
-        }
-        assert!(scale.0 <= LARGEST);
-    }
-
     #[test]
     fn a_large_call_holds_nothing_but_plain_jobs() {
         let large = Conditions {
-            scale: Scale(2.0),
+            scale: Scale::of(2.0),
             ..Conditions::default()
         };
         let mut pops = Pops::default();

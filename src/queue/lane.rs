@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::flight::{Askers, Call, Flight, Wait};
-use super::gather::{BATCH_KEYS, Conditions, Gathered, Gathering, Scale};
+use super::gather::{BATCH_KEYS, Conditions, Gathered, Gathering};
 use super::id::Origin;
 use super::operation::{Operation, Priority, Push, QueueName};
 use super::pace::Pace;
 use super::recent::Recent;
+use super::scale::Scale;
 use super::single::Single;
 use super::waiting::{Parked, Pops};
 use crate::asker::{Asker, ClientKey};

@@ -26,6 +26,7 @@ pub mod payload;
 pub mod queues;
 pub mod recent;
 pub mod reply;
+pub mod scale;
 pub mod settings;
 pub mod single;
 pub mod spread;

@@ -137,12 +137,6 @@ pub struct JobOptions {
     pub group: Option<Bytes>,
 }
 
-impl JobOptions {
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// `UNIQUE`: nothing is pushed while an unfinished job holds the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unique {
@@ -278,7 +272,7 @@ impl Operation {
     pub fn is_plain(&self) -> bool {
         match self {
             Self::Ack(claims) => claims.iter().all(|claim| claim.delivery == Some(1)),
-            Self::Push(push) => push.options.is_empty(),
+            Self::Push(push) => push.options == JobOptions::default(),
             Self::Pop(pop) => !pop.noack,
             _ => false,
         }

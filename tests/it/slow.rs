@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use millrace::queue::gather::Scale;
 use millrace::queue::operation::{JobOptions, Nack, Operation, Pop, Priority, Push, Unique};
+use millrace::queue::scale::Scale;
 use millrace::script::Outcome;
 use millrace::script::mend::{REVIVED, Revive};
 use millrace::script::remove::DELETED;
@@ -89,6 +89,14 @@ fn number(info: &str, line: &str, field: &str) -> f64 {
     value.split(',').next().unwrap().parse().unwrap()
 }
 
+/// How many calls the slow log has, and the longest, µs.
+fn slow_calls(client: &mut Client) -> (usize, String) {
+    let slow = client.run("SLOWLOG GET -1");
+    let longest = slow.items().iter().map(|entry| entry.items()[2].integer()).max();
+    let longest = longest.map_or("-".to_owned(), |longest| longest.to_string());
+    (slow.items().len(), longest)
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
@@ -154,12 +162,10 @@ fn a_call_within_the_bounds_of_a_batch_beside_a_million_jobs() {
             "cmdstat_evalsha:",
             "usec_per_call=",
         );
-        let slow = client.run("SLOWLOG GET -1");
-        let longest = slow.items().iter().map(|entry| entry.items()[2].integer()).max();
+        let (slow, longest) = slow_calls(&mut client);
         println!(
             "{kind:?} | {settled}, {pushed}, {popped} | {each:.0} | {spent:.0} | {} | {}",
-            slow.items().len(),
-            longest.map_or("-".to_owned(), |longest| longest.to_string())
+            slow, longest
         );
     }
 }
@@ -197,14 +203,8 @@ fn plain_calls_as_large_as_they_may_be_beside_a_million_jobs() {
             }
         }
         let each = all * 1e6 / CALLS as f64;
-        let slow = client.run("SLOWLOG GET -1");
-        let longest = slow.items().iter().map(|entry| entry.items()[2].integer()).max();
-        println!(
-            "{waiting} | {} | {each:.0} | {} | {}",
-            jobs / CALLS,
-            slow.items().len(),
-            longest.map_or("-".to_owned(), |longest| longest.to_string())
-        );
+        let (slow, longest) = slow_calls(&mut client);
+        println!("{waiting} | {} | {each:.0} | {} | {}", jobs / CALLS, slow, longest);
         lane.one(Operation::Ack(leased.iter().map(by_receipt).collect()));
     }
 }

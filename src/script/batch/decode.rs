@@ -1,4 +1,4 @@
-//! What `batch.lua` returns, dealt out to the operations that the call carried.
+//! What `batch.lua`, or `plain.lua`, returns, dealt out to the operations that the call carried.
 
 use std::time::Duration;
 
