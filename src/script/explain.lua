@@ -47,7 +47,7 @@ if record.g then
   entry = first_of(tag, 't') or ''
   if entry:match('^%w*') ~= id then
     local backs_off = first_of(tag, 'b')
-    local earlier = backs_off and backs_off < id and backs_off
+    local earlier = backs_off and is_older(backs_off, id) and backs_off
     local busy_with = earlier or (is_full(tag) and first_of(tag, 'l')) or entry:match('^%w+') or first_of(tag, 'w')
     local allowed = call('ZSCORE', throttled, tag)
     if busy_with == id and allowed then
