@@ -180,7 +180,7 @@ local function look_at_group(member)
     end
   elseif letter == 'w' and first_of(tag, 'w') == id and not (first_of(tag, 't') or first_of(tag, 'l')) then
     local backs_off = first_of(tag, 'b')
-    if not (backs_off and backs_off < id) and not call('ZSCORE', throttled, tag) and finds('group') then
+    if not (backs_off and is_older(backs_off, id)) and not call('ZSCORE', throttled, tag) and finds('group') then
       arrange(tag)
     end
   end
